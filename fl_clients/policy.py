@@ -1,0 +1,104 @@
+"""The data owner's own file: who it is, where its things lie, and what it lets a server ask.
+
+Nothing of it comes over the wire, and nothing of it is sent but the organisation's name.
+"""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from scaleot_core.bundle.grant import Organisation
+from scaleot_core.errors import InputError, InstructionsRefusedError, RunFileError
+from scaleot_core.federation.messages import Instructions
+
+DATA_OWNER_FILE = "data-owner.toml"
+
+_FROZEN = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+Limit = Annotated[int, Field(ge=1)]
+OwnPath = Annotated[Path, Field(strict=False)]
+"""TOML has no paths; a relative one starts at the file's own directory."""
+
+
+class Policy(BaseModel):
+    """The most that this data owner does for a server in one round."""
+
+    model_config = _FROZEN
+    max_learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    max_local_steps: Limit = 1_000
+    max_batch_size: Limit = 128
+    max_tokens: Limit = 4_096
+    max_adapter_rank: Limit = 256
+
+
+class DataOwnerFile(BaseModel):
+    """``data-owner.toml``."""
+
+    model_config = _FROZEN
+    organisation: Organisation
+    data: OwnPath
+    bundle: OwnPath
+    grant: OwnPath
+    identity_key: OwnPath
+    owner_public_key: OwnPath
+    """The pinned key: no other signature counts."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["shipped", "float32"] = "shipped"
+    """``float32`` widens an emulator that was shipped in half precision."""
+    policy: Policy = Policy()
+
+
+@dataclass(frozen=True)
+class PermittedInstructions:
+    """Instructions that the data owner's policy allows; only ``permit`` makes them."""
+
+    instructions: Instructions
+
+
+def read_data_owner_file(directory: Path) -> DataOwnerFile:
+    """Reads a data owner's file; its paths are made absolute.
+
+    Raises:
+        InputError: it is missing or no TOML.
+        RunFileError: it has faults; all are listed.
+    """
+    path = directory / DATA_OWNER_FILE
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        own = DataOwnerFile.model_validate(values)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    except ValidationError as error:
+        faults = tuple(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise RunFileError(str(path), faults) from error
+    base = directory.absolute()
+    paths = {name: base / getattr(own, name) for name in _PATHS}
+    return own.model_copy(update=paths)
+
+
+_PATHS = ("data", "bundle", "grant", "identity_key", "owner_public_key")
+
+
+def permit(own: DataOwnerFile, instructions: Instructions) -> PermittedInstructions:
+    """Returns the instructions if they are for this data owner and within its policy.
+
+    Raises:
+        InstructionsRefusedError: with the code of the first limit that does not hold.
+    """
+    if instructions.client != own.organisation:
+        raise InstructionsRefusedError("instructions.client", expected=own.organisation, got=instructions.client)
+    limits: tuple[tuple[str, float, float], ...] = (
+        ("learning_rate", instructions.learning_rate, own.policy.max_learning_rate),
+        ("local_steps", instructions.local_steps, own.policy.max_local_steps),
+        ("batch_size", instructions.batch_size, own.policy.max_batch_size),
+        ("max_tokens", instructions.max_tokens, own.policy.max_tokens),
+        ("adapter_rank", instructions.adapter.rank, own.policy.max_adapter_rank),
+    )
+    for name, asked, most in limits:
+        if not 0 < asked <= most:
+            raise InstructionsRefusedError(
+                f"policy.{name}", expected=f"more than 0, at most {most:g}", got=f"{asked:g}"
+            )
+    return PermittedInstructions(instructions)

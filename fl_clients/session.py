@@ -1,0 +1,176 @@
+"""A data owner's part in a round: check what came, tune the adapter in the emulator on its own text, answer."""
+
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from fl_clients.policy import DataOwnerFile, PermittedInstructions, permit, read_data_owner_file
+from scaleot_core.adapters.adapter import attach_adapter
+from scaleot_core.bundle import (
+    VerifiedBundle,
+    load_identity,
+    load_owner_public_key,
+    open_bundle,
+    read_bundle,
+    verify_bundle,
+    verify_grant,
+)
+from scaleot_core.compression.emulator import Emulator, read_emulator
+from scaleot_core.errors import InputError, InstructionsRefusedError
+from scaleot_core.federation.messages import (
+    Instructions,
+    Introduction,
+    IntroductionRequest,
+    Payload,
+    UpdateStatement,
+    decode_statement,
+    digest_of,
+    encode_statement,
+)
+from scaleot_core.federation.validation import AdapterSchema, decode_tensors, encode_tensors
+from scaleot_core.progress import SilentReporter
+from scaleot_core.seeds import derive_seed
+from scaleot_core.shapes import TensorDict
+from scaleot_core.training.data import encode_for_training, read_records
+from scaleot_core.training.local import LocalTraining, TrainingResult, train_adapter
+
+
+class EmulatorShelf:
+    """The emulators that this process has opened: one of each bundle, whoever of its clients asks.
+
+    What is lent is frozen and shared, so one client at a time has it; PyTorch uses every core anyway. Sharing saves
+    memory and no check: every client verifies the bundle with its own pinned key, and its own grant, itself.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._emulators: dict[tuple[str, str, str], Emulator] = {}
+        self._verified: dict[tuple[Path, tuple[str, str]], VerifiedBundle] = {}
+
+    @contextmanager
+    def lend(self, own: DataOwnerFile, bundle_digest: str, *, now: datetime) -> Iterator[Emulator]:
+        """Lends the emulator of the data owner's bundle, which must be the one of ``bundle_digest``.
+
+        Raises:
+            VerificationError: bundle or grant are not the owner's, not for this data owner, or out of date.
+            InstructionsRefusedError: the server works with another bundle.
+            ModelError: the bundle holds no emulator.
+        """
+        with self._lock:
+            bundle = self._verify(own, bundle_digest, now)
+            grant, identity = _read_grant(own.grant), load_identity(own.identity_key)
+            verify_grant(bundle, grant, identity, organisation=own.organisation, now=now)
+            key = (bundle.digest, str(_device(own.device)), own.dtype)
+            if key not in self._emulators:
+                self._drop_other_bundles(bundle.digest)
+                with open_bundle(bundle, grant, identity, organisation=own.organisation, now=now) as opened:
+                    self._emulators[key] = _read_emulator(opened.files, own)
+            yield self._emulators[key]
+
+    def _verify(self, own: DataOwnerFile, bundle_digest: str, now: datetime) -> VerifiedBundle:
+        """Reads and verifies every byte once in this process's life; what runs later is the copy in memory."""
+        owner_key = load_owner_public_key(own.owner_public_key)
+        place = (own.bundle, owner_key.key_ids)
+        bundle = self._verified.get(place)
+        if bundle is None or bundle.digest != bundle_digest:
+            bundle = verify_bundle(read_bundle(own.bundle), owner_key, now=now)
+            self._verified[place] = bundle
+        if bundle.digest != bundle_digest:
+            raise InstructionsRefusedError("instructions.bundle", expected=bundle.digest, got=bundle_digest)
+        return bundle
+
+    def _drop_other_bundles(self, digest: str) -> None:
+        self._emulators = {key: emulator for key, emulator in self._emulators.items() if key[0] == digest}
+
+
+def introduce(directory: Path, payload: Payload) -> Payload:
+    """Answers who this data owner is.
+
+    Raises:
+        MalformedStatementError: the request is malformed.
+        InputError: the data owner's file is missing or faulty.
+    """
+    request = decode_statement(payload.statement, IntroductionRequest)
+    own = read_data_owner_file(directory)
+    return Payload(encode_statement(Introduction(run=request.run, nonce=request.nonce, client=own.organisation)))
+
+
+def take_part(directory: Path, payload: Payload, shelf: EmulatorShelf, *, now: datetime) -> Payload:
+    """Follows the instructions of a round as far as the data owner's policy allows, and returns the update.
+
+    Raises:
+        MalformedStatementError, MalformedTensorsError: instructions or global adapter are malformed.
+        InstructionsRefusedError: the policy does not allow them, or training diverged.
+        VerificationError: bundle, grant or a key do not verify.
+        InputError: one of the data owner's own files is missing or faulty.
+    """
+    instructions = decode_statement(payload.statement, Instructions)
+    own = read_data_owner_file(directory)
+    permitted = permit(own, instructions)
+    if (got := digest_of(payload.tensors)) != instructions.base_sha256:
+        raise InstructionsRefusedError("instructions.base", expected=instructions.base_sha256, got=got)
+    with shelf.lend(own, instructions.bundle_digest, now=now) as emulator:
+        state, result = _tune(emulator, own, permitted, payload.tensors)
+    blob = encode_tensors(state)
+    statement = UpdateStatement(
+        run=instructions.run,
+        round=instructions.round,
+        nonce=instructions.nonce,
+        client=own.organisation,
+        base_sha256=instructions.base_sha256,
+        bundle_digest=instructions.bundle_digest,
+        update_sha256=digest_of(blob),
+        num_examples=result.num_examples,
+        train_loss=result.mean_loss,
+    )
+    return Payload(encode_statement(statement), blob)
+
+
+def _tune(
+    emulator: Emulator, own: DataOwnerFile, permitted: PermittedInstructions, base: bytes
+) -> tuple[TensorDict, TrainingResult]:
+    """Tunes the global adapter in the emulator, and leaves the emulator as it was."""
+    asked = permitted.instructions
+    examples = encode_for_training(read_records(own.data), emulator.tokenizer, max_tokens=asked.max_tokens)
+    attached = attach_adapter(emulator.model, emulator.layout, asked.adapter)
+    try:
+        attached.load(decode_tensors(base, AdapterSchema.of(attached.state())))
+        result = train_adapter(
+            attached,
+            examples,
+            LocalTraining(asked.local_steps, asked.batch_size, asked.learning_rate, asked.optimizer),
+            pad_token_id=emulator.tokenizer.pad_token_id,
+            seed=derive_seed(asked.seed, "local", asked.round, own.organisation),
+            reporter=SilentReporter(),
+        )
+        state = attached.state()
+    finally:
+        attached.detach()
+    if not math.isfinite(result.mean_loss) or not all(bool(t.isfinite().all()) for t in state.values()):
+        raise InstructionsRefusedError("training.diverged", expected="finite values", got="NaN or infinity")
+    return state, result
+
+
+def _device(choice: str) -> torch.device:
+    if choice == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(choice)
+
+
+def _read_emulator(files: Mapping[str, Path], own: DataOwnerFile) -> Emulator:
+    emulator = read_emulator(files, device=_device(own.device))
+    if own.dtype == "float32":
+        emulator.model.float()
+    return emulator
+
+
+def _read_grant(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the grant {path} cannot be read: {error}") from error

@@ -1,0 +1,1 @@
+"""The model owner's side: connects the core to Flower."""

@@ -1,0 +1,40 @@
+"""The model owner's and the researcher's verbs. Heavy imports stand inside a verb: ``scaleot --help`` loads this."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scaleot_core.commands import JsonOption, SetOption
+
+OptionalRunFile = Annotated[Path | None, typer.Argument(metavar="[FILE.toml]", hidden=True)]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the results go.")]
+
+
+def simulate(
+    file: OptionalRunFile = None,
+    overrides: SetOption = [],  # noqa: B006 - typer copies it
+    *,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a whole federation on this machine and report; without a file, the built-in quickstart."""
+    from rich.console import Console
+
+    from fl_server.output import default_output, new_output
+    from scaleot_core.config import read_run_file
+    from scaleot_core.progress import terminal_or_log_reporter
+
+    run = read_run_file(file, overrides)
+    destination = out or default_output(datetime.now())
+    with new_output(destination) as directory:
+        from fl_server.simulation import simulate as run_simulation
+        from scaleot_core.report import print_table
+
+        report = run_simulation(run, directory, terminal_or_log_reporter())
+    if as_json:
+        typer.echo(report.to_text(), nl=False)
+    else:
+        print_table(report, Console())
+    typer.echo(f"saved in {destination}", err=True)

@@ -1,0 +1,212 @@
+"""The model owner's working directory of one run: what goes in, what comes out, and how it is written.
+
+==============================  ======  ====================================================================
+``federation.json``             in      ``OwnerRunSettings``
+``initial_adapter.safetensors`` in      the adapter of round 0, float32
+``adapter.safetensors``         out     the adapter after the last round that ended, the same names and shapes
+``rounds.json``                 out     ``RoundsFile``: one record for each round, the failed one too
+==============================  ======  ====================================================================
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from scaleot_core.adapters.adapter import AdapterSpec
+from scaleot_core.bundle.canonical import Sha256
+from scaleot_core.bundle.grant import Organisation
+from scaleot_core.errors import InputError, OutputError, RunFileError
+from scaleot_core.federation.averaging import Aggregation
+from scaleot_core.federation.messages import MAX_SEED, RunName
+from scaleot_core.federation.validation import encode_tensors
+from scaleot_core.shapes import TensorDict
+
+SETTINGS_FILE, INITIAL_ADAPTER_FILE = "federation.json", "initial_adapter.safetensors"
+ADAPTER_FILE, ROUNDS_FILE = "adapter.safetensors", "rounds.json"
+
+_FROZEN = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+Count = Annotated[int, Field(ge=1)]
+
+
+class OwnerRunSettings(BaseModel):
+    """Everything the server has to know of one run."""
+
+    model_config = _FROZEN
+    format: Literal["scaleot.federation/1"] = "scaleot.federation/1"
+    run: RunName
+    """Binds every statement to this run; another run has another name."""
+    clients: Count
+    """Data owners expected; the first round waits for them until its deadline."""
+    clients_per_round: Count
+    rounds: Count
+    local_steps: Count
+    batch_size: Count
+    learning_rate: Annotated[float, Field(gt=0)]
+    optimizer: Literal["adamw", "sgd"]
+    max_tokens: Annotated[int, Field(ge=2)]
+    aggregation: Annotated[Aggregation, Field(strict=False)]
+    adapter: AdapterSpec
+    bundle_digest: Sha256
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    round_deadline_seconds: Annotated[float, Field(gt=0)]
+    max_examples: Count = 10_000_000
+    """The largest weight that one client may claim."""
+    max_update_norm: Annotated[float, Field(gt=0)] = 1_000.0
+    """The longest step from a round's base that one client may send: a bound on nonsense, no privacy mechanism."""
+
+    @model_validator(mode="after")
+    def _check_cohort(self) -> Self:
+        if self.clients_per_round > self.clients:
+            raise ValueError(f"clients_per_round is {self.clients_per_round}, but there are {self.clients} clients")
+        if not 0 <= self.adapter.seed <= MAX_SEED:
+            raise ValueError(f"adapter.seed must be 0 to {MAX_SEED}")
+        return self
+
+
+class RejectedClient(BaseModel):
+    """A client whose update did not go in."""
+
+    model_config = _FROZEN
+    client: str
+    reason: str
+    """A ``Reason``."""
+    detail: str
+
+
+class RoundRecord(BaseModel):
+    """What a round was."""
+
+    model_config = _FROZEN
+    round: Count
+    clients: tuple[Organisation, ...]
+    """Those whose updates went in."""
+    rejected: tuple[RejectedClient, ...]
+    train_loss: float | None
+    """The example-weighted mean over the clients; none if the round failed."""
+    seconds: float
+    aggregate_seconds: float
+    """Of ``seconds``, what the server itself worked: all but the waiting for replies."""
+    bytes_down: int
+    """Statements and adapters to the whole cohort, without the transport's framing."""
+    bytes_up: int
+
+
+class RoundsFile(BaseModel):
+    """``rounds.json``."""
+
+    model_config = _FROZEN
+    format: Literal["scaleot.rounds/1"] = "scaleot.rounds/1"
+    run: RunName
+    rounds: tuple[RoundRecord, ...]
+
+
+def write_run(directory: Path, settings: OwnerRunSettings, initial_adapter: TensorDict) -> None:
+    """Writes what a run starts from, and removes what an earlier run left.
+
+    Raises:
+        OutputError: the directory cannot be written.
+    """
+    for result in (ADAPTER_FILE, ROUNDS_FILE):
+        (directory / result).unlink(missing_ok=True)
+    write_atomically(directory / INITIAL_ADAPTER_FILE, encode_tensors(initial_adapter))
+    write_atomically(directory / SETTINGS_FILE, settings.model_dump_json(indent=2).encode())
+
+
+def read_settings(directory: Path) -> OwnerRunSettings:
+    """Reads ``federation.json``.
+
+    Raises:
+        InputError: it is missing.
+        RunFileError: it has faults; all are listed.
+    """
+    path = directory / SETTINGS_FILE
+    try:
+        return OwnerRunSettings.model_validate_json(_read(path))
+    except ValidationError as error:
+        raise RunFileError(str(path), tuple(_fault(fault["loc"], fault["msg"]) for fault in error.errors())) from error
+
+
+def check_clients(directory: Path, clients: int) -> None:
+    """Checks that a run expects this number of clients, so that no engine waits for one that never comes.
+
+    Raises:
+        InputError: it expects another number, or its settings cannot be read.
+    """
+    expected = read_settings(directory).clients
+    if expected != clients:
+        raise InputError(f"{directory / SETTINGS_FILE} expects {expected} clients; there are {clients} data owners")
+
+
+def read_adapter(path: Path) -> TensorDict:
+    """Reads an adapter's file, names sorted.
+
+    Raises:
+        InputError: it is missing or no safetensors file.
+    """
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"the adapter {path} cannot be read: {error}") from error
+    return {name: state[name] for name in sorted(state)}
+
+
+def read_rounds(directory: Path) -> tuple[RoundRecord, ...]:
+    """Reads the records of the rounds that are over; none if the first one is not.
+
+    Raises:
+        InputError: ``rounds.json`` is malformed.
+    """
+    path = directory / ROUNDS_FILE
+    if not path.exists():
+        return ()
+    try:
+        return RoundsFile.model_validate_json(_read(path)).rounds
+    except ValidationError as error:
+        raise InputError(f"{path} is malformed: {error}") from error
+
+
+def save_rounds(directory: Path, run: str, adapter: TensorDict, rounds: tuple[RoundRecord, ...]) -> None:
+    """Writes the adapter and then the records, each at once or not at all.
+
+    Raises:
+        OutputError: the directory cannot be written.
+    """
+    write_atomically(directory / ADAPTER_FILE, encode_tensors(adapter))
+    write_atomically(directory / ROUNDS_FILE, RoundsFile(run=run, rounds=rounds).model_dump_json(indent=2).encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees the old content or the new one and nothing between.
+
+    Raises:
+        OutputError: the directory cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the rename itself has to reach the disk
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _fault(location: tuple[int | str, ...], message: str) -> str:
+    return f"{'.'.join(map(str, location)) or 'file'}: {message}"

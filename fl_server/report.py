@@ -1,0 +1,117 @@
+"""From what a run found to its report."""
+
+import importlib.metadata
+import platform
+import resource
+import sys
+from dataclasses import dataclass
+
+from fl_server.owner import RoundRecord
+from fl_server.workspace import organisation
+from scaleot_core.bundle import SealedBundle
+from scaleot_core.compression.emulator import EmulatorReport
+from scaleot_core.compression.importance import ImportanceReport
+from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
+from scaleot_core.compression.rank import kept_rank, projection_weight
+from scaleot_core.config import RunFile
+from scaleot_core.models.families import FUSED_BLOCKS
+from scaleot_core.models.loading import LanguageModel
+from scaleot_core.report import (
+    Report,
+    ReportedBundle,
+    ReportedEmulator,
+    ReportedFederation,
+    ReportedLayer,
+    ReportedPrivacy,
+    ReportedRound,
+    Results,
+    StageSeconds,
+)
+
+PACKAGES = ("scaleot", "flwr", "torch", "transformers", "peft", "cryptography")
+"""Whose versions a report names, besides Python's."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that a report tells, but for the time it took."""
+
+    run: RunFile
+    full: LanguageModel
+    results: Results
+    plan: LayerPlan
+    importance: ImportanceReport | None
+    described: EmulatorReport
+    sealed: SealedBundle
+    rounds: tuple[RoundRecord, ...]
+
+
+def make_report(findings: Findings, seconds: StageSeconds) -> Report:
+    """Returns the report of a run."""
+    return Report(
+        results=findings.results,
+        emulator=_emulator(findings),
+        federation=_federation(findings),
+        bundle=ReportedBundle(
+            findings.sealed.size_bytes, findings.sealed.digest, _recipients(findings.run.federation.clients)
+        ),
+        privacy=ReportedPrivacy(findings.run.privacy.mechanism, None, None, None, ()),
+        seconds=seconds,
+        peak_memory_bytes=_peak_memory_bytes(),
+        config=findings.run.model_dump(mode="json"),
+        versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
+    )
+
+
+def _emulator(findings: Findings) -> ReportedEmulator:
+    described, importance = findings.described, findings.importance
+    return ReportedEmulator(
+        builder=findings.run.emulator.builder,
+        parameters=described.parameters,
+        size_bytes=described.size_bytes,
+        size_share=described.size_share,
+        verbatim_share=described.verbatim_share,
+        trained_share=described.trained_share,
+        layers=tuple(ReportedLayer(one.index, one.role, _rank(findings, one)) for one in findings.plan.layers),
+        importance=importance.scores if importance else None,
+    )
+
+
+def _rank(findings: Findings, planned: PlannedLayer) -> int | None:
+    """Returns the rank of a kept layer's query projection, or the width of a replaced layer's harmonizer."""
+    if planned.role is LayerRole.REPLACED and findings.importance:
+        return findings.importance.settings.harmonizer_rank
+    if planned.role is not LayerRole.KEPT:
+        return None
+    layout = findings.full.layout
+    first = layout.layer(findings.full.model, planned.index).get_submodule(layout.attention_linears[0])
+    out_features, in_features = projection_weight(first).shape
+    blocks = 1 if layout.family.fusion is None else FUSED_BLOCKS
+    return kept_rank(out_features // blocks, in_features, planned.kept_rank_share)
+
+
+def _federation(findings: Findings) -> ReportedFederation:
+    rounds, clients = findings.rounds, findings.run.federation.clients
+    return ReportedFederation(
+        rounds=tuple(
+            ReportedRound(
+                record.round,
+                record.clients,
+                {one.client: one.reason for one in record.rejected},
+                record.train_loss,
+                record.seconds,
+            )
+            for record in rounds
+        ),
+        bytes_down_per_client=findings.sealed.size_bytes + sum(record.bytes_down for record in rounds) // clients,
+        bytes_up_per_client=sum(record.bytes_up for record in rounds) // clients,
+    )
+
+
+def _recipients(clients: int) -> tuple[str, ...]:
+    return tuple(organisation(number) for number in range(clients))
+
+
+def _peak_memory_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

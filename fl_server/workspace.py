@@ -1,0 +1,125 @@
+"""The directories of a simulated federation: the model owner's, and one for every data owner, keys and grants included."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import tomli_w
+
+from scaleot_core.bundle import (
+    OpenedBundle,
+    OwnerPrivateKey,
+    SealedBundle,
+    generate_identity,
+    generate_owner_key,
+    issue_grant,
+    load_identity,
+    open_bundle,
+    read_bundle,
+    save_identity,
+    save_owner_public_key,
+    seal_bundle,
+    verify_bundle,
+)
+from scaleot_core.compression.emulator import Emulator, write_emulator
+from scaleot_core.training.data import Record
+
+DATA_FILE, GRANT_FILE, IDENTITY_FILE, OWNER_KEY_FILE = "train.jsonl", "grant.json", "identity.key", "owner.pub"
+BUNDLE_LIFETIME = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where everything of one simulated federation lies; private keys and text among it, so it is temporary."""
+
+    root: Path
+    owner_key: OwnerPrivateKey
+
+    @property
+    def owner_directory(self) -> Path:
+        """The model owner's directory of the run."""
+        return self.root / "owner"
+
+    @property
+    def data_owners_directory(self) -> Path:
+        """Holds one numbered directory for every data owner."""
+        return self.root / "data-owners"
+
+    def data_owner_directories(self, count: int) -> tuple[Path, ...]:
+        """Returns the directories of data owners 0 to ``count - 1``."""
+        return tuple(self.data_owners_directory / str(number) for number in range(count))
+
+
+def create_workspace(root: Path) -> Workspace:
+    """Makes the directories and the model owner's key."""
+    workspace = Workspace(root, generate_owner_key())
+    workspace.owner_directory.mkdir()
+    workspace.data_owners_directory.mkdir()
+    return workspace
+
+
+def seal_emulator(emulator: Emulator, workspace: Workspace, destination: Path) -> SealedBundle:
+    """Signs and encrypts an emulator into ``destination``; its plaintext stays in the workspace only meanwhile."""
+    plain = workspace.root / "emulator"
+    plain.mkdir(mode=0o700)
+    try:
+        write_emulator(emulator, plain)
+        description = {"family": emulator.layout.family.model_type, "plan": emulator.plan.to_json()}
+        not_after = datetime.now(UTC) + BUNDLE_LIFETIME
+        return seal_bundle(plain, destination, owner=workspace.owner_key, model=description, not_after=not_after)
+    finally:
+        for path in plain.iterdir():
+            path.unlink()
+        plain.rmdir()
+
+
+def organisation(number: int) -> str:
+    """Returns the name of a simulated data owner."""
+    return f"data-owner-{number}"
+
+
+def settle_data_owners(
+    workspace: Workspace, sealed: SealedBundle, partitions: Sequence[Sequence[Record]], *, device: str
+) -> None:
+    """Gives every data owner an identity, its grant, the model owner's public key, its own text and its own file."""
+    for directory, (number, records) in zip(
+        workspace.data_owner_directories(len(partitions)), enumerate(partitions), strict=True
+    ):
+        directory.mkdir(mode=0o700)
+        identity = generate_identity()
+        save_identity(identity, directory / IDENTITY_FILE)
+        save_owner_public_key(workspace.owner_key.public, directory / OWNER_KEY_FILE)
+        grant = issue_grant(
+            sealed,
+            owner=workspace.owner_key,
+            organisation=organisation(number),
+            recipient=identity.recipient,
+            not_after=datetime.now(UTC) + BUNDLE_LIFETIME,
+        )
+        (directory / GRANT_FILE).write_bytes(grant)
+        with (directory / DATA_FILE).open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
+        own = {
+            "organisation": organisation(number),
+            "data": DATA_FILE,
+            "bundle": str(sealed.path.absolute()),
+            "grant": GRANT_FILE,
+            "identity_key": IDENTITY_FILE,
+            "owner_public_key": OWNER_KEY_FILE,
+            "device": device,
+        }
+        (directory / "data-owner.toml").write_text(tomli_w.dumps(own), encoding="utf-8")
+
+
+def open_as_data_owner(workspace: Workspace, sealed: SealedBundle, number: int) -> OpenedBundle:
+    """Opens the sealed bundle with a data owner's own grant and identity, as its client does."""
+    directory, now = workspace.data_owner_directories(number + 1)[number], datetime.now(UTC)
+    return open_bundle(
+        verify_bundle(read_bundle(sealed.path), workspace.owner_key.public, now=now),
+        (directory / GRANT_FILE).read_bytes(),
+        load_identity(directory / IDENTITY_FILE),
+        organisation=organisation(number),
+        now=now,
+    )

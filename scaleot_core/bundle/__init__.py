@@ -1,0 +1,70 @@
+"""Sealed bundles: how an emulator travels from the model owner to data owners, through hands nobody trusts.
+
+The model owner::
+
+    owner = generate_owner_key()                                          # data owners pin owner.public
+    sealed = seal_bundle(directory, destination, owner=owner, model=description, not_after=end)
+    grant = issue_grant(sealed, owner=owner, organisation="clinic-a", recipient=recipient, not_after=end)
+
+A data owner, each step refusing with ``VerificationError`` what it should not believe::
+
+    identity = generate_identity()                                        # the model owner gets identity.recipient
+    unverified = read_bundle(destination)                                 # bytes, not looked at
+    verified = verify_bundle(unverified, owner_public_key, now=now)       # every byte is the owner's
+    with open_bundle(verified, grant, identity, organisation="clinic-a", now=now) as opened:
+        read_emulator(opened.files, device=device)                        # plaintext, in sealed memory only
+
+``FORMAT.md`` beside this file specifies every byte; ``keys`` and ``key_files`` hold the keys.
+"""
+
+from scaleot_core.bundle.grant import issue_grant, verify_grant
+from scaleot_core.bundle.key_files import (
+    load_identity,
+    load_owner_key,
+    load_owner_public_key,
+    load_recipient,
+    save_identity,
+    save_owner_key,
+    save_owner_public_key,
+    save_recipient,
+)
+from scaleot_core.bundle.keys import (
+    DataKey,
+    Identity,
+    OwnerPrivateKey,
+    OwnerPublicKey,
+    Recipient,
+    generate_identity,
+    generate_owner_key,
+)
+from scaleot_core.bundle.opening import OpenedBundle, open_bundle
+from scaleot_core.bundle.seal import SealedBundle, seal_bundle
+from scaleot_core.bundle.verify import UnverifiedBundle, VerifiedBundle, read_bundle, verify_bundle
+
+__all__ = [
+    "DataKey",
+    "Identity",
+    "OpenedBundle",
+    "OwnerPrivateKey",
+    "OwnerPublicKey",
+    "Recipient",
+    "SealedBundle",
+    "UnverifiedBundle",
+    "VerifiedBundle",
+    "generate_identity",
+    "generate_owner_key",
+    "issue_grant",
+    "load_identity",
+    "load_owner_key",
+    "load_owner_public_key",
+    "load_recipient",
+    "open_bundle",
+    "read_bundle",
+    "save_identity",
+    "save_owner_key",
+    "save_owner_public_key",
+    "save_recipient",
+    "seal_bundle",
+    "verify_bundle",
+    "verify_grant",
+]

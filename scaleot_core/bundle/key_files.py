@@ -1,0 +1,146 @@
+"""Key files: two PEM blocks in standard encodings, one for each half of a hybrid key.
+
+Private halves are PKCS#8 (RFC 5958; RFC 8410 for Ed25519 and X25519, RFC 9881 for ML-DSA-65, RFC 9935 for
+ML-KEM-768), public halves SubjectPublicKeyInfo; ``FORMAT.md`` has the table. Text outside the blocks is ignored.
+A private file is created with mode 0600 and is refused if anyone but its owner may touch it.
+"""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from scaleot_core.bundle.files import open_regular_file, write_new_file
+from scaleot_core.bundle.keys import Identity, OwnerPrivateKey, OwnerPublicKey, Recipient
+from scaleot_core.errors import InputError, VerificationError
+
+MAX_KEY_FILE_BYTES = 64 * 1024
+_PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+
+
+def save_owner_key(key: OwnerPrivateKey, path: Path) -> None:
+    """Writes an owner key to a new file with mode 0600; raises ``OutputError`` if the file exists."""
+    write_new_file(path, _private_pem(key.ed25519) + _private_pem(key.mldsa65), mode=0o600)
+
+
+def load_owner_key(path: Path) -> OwnerPrivateKey:
+    """Reads what ``save_owner_key`` wrote.
+
+    Raises ``InputError`` if the file is missing, a symbolic link, another user's, or open to others, and
+    ``VerificationError`` (``key.format``) if it holds anything else.
+    """
+    ed25519, mldsa65 = _load_private_halves(path)
+    if not isinstance(ed25519, Ed25519PrivateKey) or not isinstance(mldsa65, MLDSA65PrivateKey):
+        raise _unexpected_halves(path, "an Ed25519 and an ML-DSA-65 private key")
+    return OwnerPrivateKey(ed25519, mldsa65)
+
+
+def save_owner_public_key(key: OwnerPublicKey, path: Path) -> None:
+    """Writes the public half of an owner key to a new file; raises ``OutputError`` if the file exists."""
+    write_new_file(path, _public_pem(key.ed25519) + _public_pem(key.mldsa65), mode=0o644)
+
+
+def load_owner_public_key(path: Path) -> OwnerPublicKey:
+    """Reads what ``save_owner_public_key`` wrote; raises ``InputError`` or ``VerificationError`` (``key.format``)."""
+    ed25519, mldsa65 = _load_public_halves(path)
+    if not isinstance(ed25519, Ed25519PublicKey) or not isinstance(mldsa65, MLDSA65PublicKey):
+        raise _unexpected_halves(path, "an Ed25519 and an ML-DSA-65 public key")
+    return OwnerPublicKey(ed25519, mldsa65)
+
+
+def save_identity(identity: Identity, path: Path) -> None:
+    """Writes an identity to a new file with mode 0600; raises ``OutputError`` if the file exists."""
+    write_new_file(path, _private_pem(identity.mlkem768) + _private_pem(identity.x25519), mode=0o600)
+
+
+def load_identity(path: Path) -> Identity:
+    """Reads what ``save_identity`` wrote; raises like ``load_owner_key``."""
+    mlkem768, x25519 = _load_private_halves(path)
+    if not isinstance(mlkem768, MLKEM768PrivateKey) or not isinstance(x25519, X25519PrivateKey):
+        raise _unexpected_halves(path, "an ML-KEM-768 and an X25519 private key")
+    return Identity(mlkem768, x25519)
+
+
+def save_recipient(recipient: Recipient, path: Path) -> None:
+    """Writes the public half of an identity to a new file; raises ``OutputError`` if the file exists."""
+    write_new_file(path, _public_pem(recipient.mlkem768) + _public_pem(recipient.x25519), mode=0o644)
+
+
+def load_recipient(path: Path) -> Recipient:
+    """Reads what ``save_recipient`` wrote; raises ``InputError`` or ``VerificationError`` (``key.format``)."""
+    mlkem768, x25519 = _load_public_halves(path)
+    if not isinstance(mlkem768, MLKEM768PublicKey) or not isinstance(x25519, X25519PublicKey):
+        raise _unexpected_halves(path, "an ML-KEM-768 and an X25519 public key")
+    return Recipient(mlkem768, x25519)
+
+
+def _private_pem(key: Ed25519PrivateKey | MLDSA65PrivateKey | MLKEM768PrivateKey | X25519PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _public_pem(key: Ed25519PublicKey | MLDSA65PublicKey | MLKEM768PublicKey | X25519PublicKey) -> bytes:
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _load_private_halves(path: Path) -> tuple[PrivateKeyTypes, PrivateKeyTypes]:
+    first, second = _pem_blocks(path, _read_private_file(path), label=b"PRIVATE KEY")
+    try:
+        return load_pem_private_key(first, None), load_pem_private_key(second, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise VerificationError("key.format", f"{path}: expected two unencrypted PKCS#8 keys") from error
+
+
+def _load_public_halves(path: Path) -> tuple[PublicKeyTypes, PublicKeyTypes]:
+    try:
+        with open_regular_file(path) as file:
+            data = file.read(MAX_KEY_FILE_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"key file {path} cannot be read: {error.strerror}") from error
+    first, second = _pem_blocks(path, data, label=b"PUBLIC KEY")
+    try:
+        return load_pem_public_key(first), load_pem_public_key(second)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise VerificationError("key.format", f"{path}: expected two SubjectPublicKeyInfo keys") from error
+
+
+def _read_private_file(path: Path) -> bytes:
+    """Reads a private key file; the checks are made on the open file, so it cannot be exchanged in between."""
+    try:
+        file = open_regular_file(path, flags=os.O_NOFOLLOW)
+    except OSError as error:
+        hint = "; it is a symbolic link: give the file itself" if path.is_symlink() else ""
+        raise InputError(f"private key file {path} cannot be read: {error.strerror}{hint}") from error
+    with file:
+        status = os.fstat(file.fileno())
+        if status.st_uid != os.geteuid():
+            raise InputError(f"private key file {path} belongs to user {status.st_uid}, expected {os.geteuid()}")
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & 0o077:
+            raise InputError(f"private key file {path} has mode {mode:04o}, expected 0600: run chmod 600 {path}")
+        return file.read(MAX_KEY_FILE_BYTES + 1)
+
+
+def _pem_blocks(path: Path, data: bytes, *, label: bytes) -> tuple[bytes, bytes]:
+    blocks = list(_PEM_BLOCK.finditer(data))
+    if len(data) > MAX_KEY_FILE_BYTES or [block[1] for block in blocks] != [label, label]:
+        raise VerificationError("key.format", f"{path}: expected two PEM blocks {label.decode()!r} and no other")
+    return blocks[0][0], blocks[1][0]
+
+
+def _unexpected_halves(path: Path, expected: str) -> VerificationError:
+    return VerificationError("key.format", f"{path}: expected {expected}, in this order, got other kinds of keys")

@@ -1,0 +1,88 @@
+"""From a directory somebody handed over to a bundle whose every byte the owner signed."""
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from scaleot_core.bundle.archive import read_blocks
+from scaleot_core.bundle.envelope import verify_statement
+from scaleot_core.bundle.files import open_regular_file
+from scaleot_core.bundle.keys import OwnerPublicKey
+from scaleot_core.bundle.manifest import (
+    MANIFEST_FILE,
+    MANIFEST_TYPE,
+    MAX_ENVELOPE_BYTES,
+    OBJECTS_DIRECTORY,
+    OuterManifest,
+    read_outer_manifest,
+)
+from scaleot_core.errors import VerificationError
+
+
+@dataclass(frozen=True)
+class UnverifiedBundle:
+    """A bundle's place and the bytes of its signed manifest; nothing of it has been looked at."""
+
+    path: Path
+    envelope: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class VerifiedBundle:
+    """A bundle whose every byte the owner signed; still encrypted. ``digest`` is its signed manifest's SHA-256."""
+
+    path: Path
+    digest: str
+    manifest: OuterManifest = field(repr=False)
+    owner: OwnerPublicKey = field(repr=False)
+
+    @property
+    def bundle_id(self) -> str:
+        """The 16 random bytes that name the bundle, in hexadecimal."""
+        return self.manifest.bundle_id
+
+    @property
+    def objects_directory(self) -> Path:
+        """Where the ciphertexts lie."""
+        return self.path / OBJECTS_DIRECTORY
+
+
+def read_bundle(path: Path) -> UnverifiedBundle:
+    """Reads a bundle's signed manifest without looking into it.
+
+    Raises ``VerificationError``: ``bundle.missing`` if there is none, ``bundle.size`` if it is over 6 MiB.
+    """
+    try:
+        with open_regular_file(path / MANIFEST_FILE) as file:
+            envelope = file.read(MAX_ENVELOPE_BYTES + 1)
+    except OSError as error:
+        raise VerificationError(
+            "bundle.missing", f"{path} is no sealed bundle: {MANIFEST_FILE}: {error.strerror}"
+        ) from error
+    if len(envelope) > MAX_ENVELOPE_BYTES:
+        raise VerificationError("bundle.size", f"{path}: the signed manifest is over {MAX_ENVELOPE_BYTES} bytes")
+    return UnverifiedBundle(path, envelope)
+
+
+def verify_bundle(bundle: UnverifiedBundle, owner: OwnerPublicKey, *, now: datetime) -> VerifiedBundle:
+    """Returns the bundle if both signatures hold, it has not expired, and every ciphertext byte is the signed one.
+
+    ``now`` carries a time zone. Reads all objects once and decrypts nothing; memory is bounded by one block of
+    16 MiB. Raises ``VerificationError`` with a code of ``FORMAT.md``: ``bundle.*`` or ``object.*``.
+    """
+    statement = verify_statement(bundle.envelope, MANIFEST_TYPE, owner, kind="bundle", limit_bytes=MAX_ENVELOPE_BYTES)
+    verified = VerifiedBundle(
+        bundle.path, hashlib.sha256(statement).hexdigest(), manifest=read_outer_manifest(statement), owner=owner
+    )
+    check_bundle_is_current(verified, now)
+    for sealed in verified.manifest.objects:
+        for _ in read_blocks(verified.objects_directory, sealed):
+            pass
+    return verified
+
+
+def check_bundle_is_current(bundle: VerifiedBundle, now: datetime) -> None:
+    """Raises ``VerificationError`` (``bundle.expired``) from the bundle's end on."""
+    if now >= bundle.manifest.not_after:
+        raise VerificationError("bundle.expired", f"the bundle could be used until {bundle.manifest.not_after}")

@@ -1,0 +1,95 @@
+"""The ``scaleot`` command: finds the verbs, runs one, and turns errors into messages and exit codes.
+
+Results go to standard output, everything else to standard error. A verb is an entry point of the group
+``scaleot.verbs``, so that the core imports neither side; a verb's module imports what is heavy inside the verb, because
+``scaleot --help`` loads them all.
+"""
+
+import importlib.metadata
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from importlib.metadata import EntryPoint
+
+import click
+import typer
+
+from scaleot_core.errors import ScaleOTError
+
+VERBS_GROUP = "scaleot.verbs"
+INTERRUPTED = 130
+BUG = 1
+
+LIBRARY_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers' own bars, too: ours say more
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",  # it warns and deadlocks after a fork
+}
+"""Read by libraries when they are imported: no hub, no telemetry, no second progress bar."""
+
+
+def main() -> None:
+    """Runs the command line of this process and leaves with its exit code."""
+    os.environ.update(LIBRARY_ENVIRONMENT)
+    sys.exit(run(sys.argv[1:], importlib.metadata.entry_points(group=VERBS_GROUP)))
+
+
+def run(arguments: Sequence[str], verbs: Iterable[EntryPoint]) -> int:
+    """Runs one verb; returns the exit code: 0 done, 1 our error, 2 usage or input, 3 not verified, 130 interrupted."""
+    try:
+        status = typer.main.get_command(_build_app(verbs)).main(list(arguments), "scaleot", standalone_mode=False)
+    except ScaleOTError as error:
+        return _fail(f"error: {error}", error.exit_code)
+    except click.Abort:  # the user's end of input at a prompt
+        return _fail("interrupted", INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Exception:  # noqa: BLE001 - the one place where the unforeseen becomes a bug report
+        return _fail(_bug_report(traceback.format_exc()), BUG)
+    if status == INTERRUPTED:
+        return _fail("interrupted", INTERRUPTED)
+    return status if isinstance(status, int) else 0
+
+
+def _build_app(verbs: Iterable[EntryPoint]) -> typer.Typer:
+    app = typer.Typer(
+        help="Tune a model owner's LLM on data owners' text, with neither shown to the other.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,  # rich doubles the time of --help
+    )
+    app.callback()(_options)
+    for verb in sorted(verbs, key=lambda verb: verb.name):
+        app.command(verb.name)(verb.load())
+    return app
+
+
+def _show_version(is_asked: bool | None) -> None:
+    if is_asked:
+        typer.echo(f"scaleot {importlib.metadata.version('scaleot')}")
+        raise typer.Exit
+
+
+def _options(
+    *, version: bool | None = typer.Option(None, "--version", callback=_show_version, help="Show the version.")
+) -> None:
+    pass
+
+
+def _fail(message: str, status: int) -> int:
+    typer.echo(message, err=True)
+    return status
+
+
+def _bug_report(trace: str) -> str:
+    return (
+        f"scaleot {importlib.metadata.version('scaleot')} met an error that it did not foresee: a bug. Please report "
+        "the lines below, after a look that they show nothing private.\n\n"
+        f"Python {platform.python_version()} on {platform.platform()}\n{trace}"
+    )

@@ -1,0 +1,1 @@
+"""How an LLM becomes an emulator: importance, layer plan, harmonizers, rank compression."""

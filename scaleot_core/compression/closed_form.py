@@ -1,0 +1,93 @@
+"""Harmonizers from one pass over public text: the best low-rank linear stand-in of a layer, by ridge regression.
+
+Not part of ScaleOT, whose harmonizers start as the identity; the idea of a closed form is that of ReplaceMe
+(arXiv 2505.02819), here with the rank of the harmonizer as a bound. Gradient descent goes on from there.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scaleot_core.models.loading import LanguageModel
+from scaleot_core.progress import Reporter
+from scaleot_core.shapes import HiddenStates, Matrix, TokenBlocks
+
+RIDGE = 1e-4
+"""Regularisation, as a share of the mean variance of a layer's input."""
+
+
+@dataclass
+class _Moments:
+    """Sums over tokens of x x^T and x (y - x)^T, float64 (hidden, hidden), each token weighted by 1 / |x|^2."""
+
+    inputs: Tensor
+    changes: Tensor
+
+    def add(self, x: HiddenStates, y: HiddenStates) -> None:
+        scale = x.float().norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        inputs = (x.float() / scale).flatten(0, -2)
+        changes = ((y.float() - x.float()) / scale).flatten(0, -2)
+        self.inputs += (inputs.T @ inputs).double()
+        self.changes += (inputs.T @ changes).double()
+
+
+def fit_harmonizers(
+    full: LanguageModel, public_blocks: TokenBlocks, rank: int, *, batch_size: int, reporter: Reporter
+) -> list[tuple[Matrix, Matrix]]:
+    """Returns ``down`` (rank, hidden) and ``up`` (hidden, rank) for every layer, float32.
+
+    The change y - x that a layer makes is regressed on its input x over all tokens of ``public_blocks`` (blocks,
+    tokens), each token weighted by 1 / |x|^2 so that the few with huge activations do not rule; of the regression the
+    best approximation of rank floor(rank / 2) is kept (reduced-rank regression), and each of its directions is carried
+    by a pair of rectified units, because relu(z) - relu(-z) = z.
+    """
+    moments = _collect(full, public_blocks, batch_size, reporter)
+    return [_solve(layer.inputs, layer.changes, rank // 2, rank) for layer in moments]
+
+
+def _collect(full: LanguageModel, blocks: TokenBlocks, batch_size: int, reporter: Reporter) -> list[_Moments]:
+    hidden, device = full.layout.hidden_size, full.model.device
+    moments = [
+        _Moments(*(torch.zeros(hidden, hidden, dtype=torch.float64, device=device) for _ in range(2)))
+        for _ in range(full.layout.num_layers)
+    ]
+    hooks = [
+        full.layout.layer(full.model, index).register_forward_hook(_recorder(layer), with_kwargs=True)
+        for index, layer in enumerate(moments)
+    ]
+    batches = blocks.split(batch_size)
+    try:
+        with torch.inference_mode(), reporter.stage("closed form", steps=len(batches)) as stage:
+            for batch in batches:
+                full.model(input_ids=batch.to(device), use_cache=False, logits_to_keep=1)
+                stage.advance()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return moments
+
+
+def _recorder(moments: _Moments):  # type: ignore[no-untyped-def]
+    def record(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
+        x = args[0] if args else kwargs["hidden_states"]
+        y = output[0] if isinstance(output, tuple) else output
+        moments.add(x, y)  # type: ignore[arg-type]
+
+    return record
+
+
+def _solve(inputs: Tensor, changes: Tensor, directions: int, rank: int) -> tuple[Matrix, Matrix]:
+    hidden = inputs.shape[0]
+    ridge = RIDGE * inputs.diagonal().mean() * torch.eye(hidden, dtype=inputs.dtype, device=inputs.device)
+    regression = torch.linalg.solve(inputs + ridge, changes)
+    predicted = regression.T @ inputs @ regression
+    _, vectors = torch.linalg.eigh(predicted)
+    out = vectors[:, -directions:].flip(-1)
+    into = (regression @ out).T
+    balance = (into.norm(dim=1) / out.norm(dim=0)).clamp_min(torch.finfo(inputs.dtype).tiny).sqrt()
+    into, out = into / balance[:, None], out * balance
+    padding = rank - 2 * directions
+    down = torch.cat([into, -into, into.new_zeros(padding, hidden)])
+    up = torch.cat([out, -out, out.new_zeros(hidden, padding)], dim=1)
+    return down.float(), up.float()

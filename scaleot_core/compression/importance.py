@@ -1,0 +1,275 @@
+"""Dynamic LayerReplace: importance scores by reinforcement learning, harmonizers by gradient descent.
+
+The two alternate on public text while the model stays frozen. Source: ScaleOT (Yao, Tan, Ye, Li, Zhao, Liu, Wang,
+Zhu, AAAI 2025, arXiv 2412.09812), stage 1. What the paper leaves open is a field of ``ImportanceSettings``.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from scaleot_core.compression.closed_form import fit_harmonizers
+from scaleot_core.compression.harmonizer import Harmonizer
+from scaleot_core.errors import ModelError
+from scaleot_core.models.layout import DecoderLayout
+from scaleot_core.models.loading import LanguageModel
+from scaleot_core.progress import Reporter
+from scaleot_core.seeds import generator_for
+from scaleot_core.shapes import Scores, TensorDict, TokenBlocks, TokenIds
+
+MAX_DRAWS = 1000
+"""Draws after which the search for distinct candidates gives up: only models of very few layers come near."""
+
+
+@dataclass(frozen=True)
+class ImportanceSettings:
+    """What Dynamic LayerReplace needs to know; ``[open]`` marks what the paper does not fix."""
+
+    steps: int
+    """Training steps T of the harmonizers."""
+    candidates: int
+    """Candidates N_c compared at each update of the scores; at least 2."""
+    harmonizer_rank: int
+    """[open] The paper uses 64 near a billion parameters."""
+    batch_size: int
+    """Blocks of public text in one batch."""
+    harmonizer_learning_rate: float
+    """[open] Learning rate of AdamW for the harmonizers; falls to zero along half a cosine."""
+    score_learning_rate: float
+    """[open] The paper's eta."""
+    score_every_steps: int
+    """[open] Training steps between two updates of the scores."""
+    group_size: int
+    """[open] Layers in a group, of which half are kept."""
+    regroup: Literal["random", "fixed"]
+    """[open] Groups drawn afresh for every sample, or contiguous and fixed."""
+    reward: Literal["raw", "normalised"]
+    """[open] The paper's reward as it is, or divided by the candidates' standard deviation."""
+    harmonizer_start: Literal["identity", "closed_form"]
+    """[open] The paper starts from the identity; the closed form starts from a regression on public text."""
+    closed_form_blocks: int
+    """Blocks of public text behind the closed form."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class ScoreUpdate:
+    """One update of the scores: which layers each candidate kept, its loss and its reward."""
+
+    step: int
+    losses: tuple[float, ...]
+    rewards: tuple[float, ...]
+    kept: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class ImportanceReport:
+    """Scores and harmonizers of every layer of one model, good for every (N_a, alpha, beta)."""
+
+    scores: tuple[float, ...]
+    harmonizers: TensorDict
+    """``<index>.down.weight`` (rank, hidden) and ``<index>.up.weight`` (hidden, rank), float32, on the CPU."""
+    settings: ImportanceSettings
+    training_losses: tuple[float, ...]
+    history: tuple[ScoreUpdate, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all but the harmonizers as plain JSON values."""
+        return {
+            "scores": list(self.scores),
+            "settings": asdict(self.settings),
+            "training_losses": list(self.training_losses),
+            "history": [asdict(update) for update in self.history],
+        }
+
+
+def estimate_importance(
+    full: LanguageModel, public_blocks: TokenBlocks, settings: ImportanceSettings, *, reporter: Reporter
+) -> ImportanceReport:
+    """Learns a harmonizer for every layer and scores how much each layer matters; a high score means important.
+
+    ``public_blocks`` (blocks, tokens) is public text; nine tenths train the harmonizers (the paper's D_T), a
+    disjoint tenth scores the candidates (D_V). The model stays as it is, in eval mode, and comes back untouched.
+
+    Differs from the paper: groups are drawn afresh, scores move every ``score_every_steps`` and the reward can be
+    normalised, as the settings say; gradients are clipped to norm 1.
+
+    Raises:
+        ModelError: fewer than ten blocks of text, or settings out of range.
+    """
+    _check(public_blocks, settings)
+    train_blocks, score_blocks = _split(public_blocks, settings.seed)
+    train = _batches(train_blocks, settings.batch_size, generator_for(settings.seed, "train"))
+    score = _batches(score_blocks, settings.batch_size, generator_for(settings.seed, "score"))
+    policy = generator_for(settings.seed, "policy")
+    swappable = SwappableLayers(full, settings)
+    scores = torch.zeros(full.layout.num_layers)
+    if settings.harmonizer_start == "closed_form":
+        swappable.start_from_closed_form(train_blocks, settings, reporter)
+    optimizer = torch.optim.AdamW(swappable.harmonizers.parameters(), settings.harmonizer_learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+    losses, history = [], []
+    with swappable, reporter.stage("importance", steps=settings.steps) as stage:
+        for step in range(1, settings.steps + 1):
+            replaced = sample_replaced(scores, settings.group_size, settings.regroup, policy)
+            losses.append(_train_step(swappable, replaced, next(train), optimizer))
+            schedule.step()
+            if step % settings.score_every_steps == 0:
+                update = _score_candidates(swappable, scores, next(score), step, settings, policy)
+                scores = updated_scores(scores, update, settings.score_learning_rate)
+                history.append(update)
+            stage.advance(loss=losses[-1])
+    state = {name: t.detach().float().cpu().clone() for name, t in swappable.harmonizers.state_dict().items()}
+    return ImportanceReport(tuple(scores.tolist()), state, settings, tuple(losses), tuple(history))
+
+
+def sample_replaced(
+    scores: Scores, group_size: int, regroup: Literal["random", "fixed"], generator: torch.Generator
+) -> frozenset[int]:
+    """Draws which layers are replaced: of every group the half with the smaller ``pi_i ~ U(0, sigmoid(s_i))``.
+
+    A group of odd length keeps one more than it replaces.
+    """
+    num_layers = scores.shape[0]
+    order = torch.randperm(num_layers, generator=generator) if regroup == "random" else torch.arange(num_layers)
+    pi = torch.rand(num_layers, generator=generator) * torch.sigmoid(scores)
+    replaced: list[int] = []
+    for group in order.split(group_size):
+        ascending = group[pi[group].argsort()]
+        replaced.extend(ascending[: len(group) // 2].tolist())
+    return frozenset(replaced)
+
+
+def updated_scores(scores: Scores, update: ScoreUpdate, learning_rate: float) -> Scores:
+    """Returns ``s_i + eta r_j p_i (1 - p_i)``, with ``p = sigmoid(s)``, summed over the candidates j that kept i."""
+    probability = torch.sigmoid(scores)
+    step = torch.zeros_like(scores)
+    for reward, kept in zip(update.rewards, update.kept, strict=True):
+        step[list(kept)] += learning_rate * reward
+    return scores + step * probability * (1 - probability)
+
+
+def rewards_of(losses: Sequence[float], kind: Literal["raw", "normalised"]) -> tuple[float, ...]:
+    """Returns ``exp(-L_j)`` less the candidates' mean of it; ``normalised`` divides by their standard deviation."""
+    gains = torch.tensor(losses, dtype=torch.float64).neg().exp()
+    rewards = gains - gains.mean()
+    if kind == "normalised":
+        rewards = rewards / gains.std().clamp_min(torch.finfo(torch.float64).tiny)
+    return tuple(rewards.tolist())
+
+
+class SwappableLayers:
+    """A model whose layers give way to their harmonizers on demand; leaving the context restores it."""
+
+    def __init__(self, full: LanguageModel, settings: ImportanceSettings) -> None:
+        self._full, self._layout = full, full.layout
+        self._layers = [full.layout.layer(full.model, index) for index in range(full.layout.num_layers)]
+        self.harmonizers = _fresh_harmonizers(full.layout, settings).to(full.model.device)
+
+    def __enter__(self) -> "SwappableLayers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._place(frozenset())
+
+    def start_from_closed_form(self, blocks: TokenBlocks, settings: ImportanceSettings, reporter: Reporter) -> None:
+        """Sets every harmonizer to the regression of its layer over the first of ``blocks``."""
+        blocks = blocks[: settings.closed_form_blocks]
+        fitted = fit_harmonizers(
+            self._full, blocks, settings.harmonizer_rank, batch_size=settings.batch_size, reporter=reporter
+        )
+        for harmonizer, (down, up) in zip(self.harmonizers, fitted, strict=True):
+            harmonizer.load_state_dict({"down.weight": down, "up.weight": up})
+
+    def loss(self, replaced: frozenset[int], token_ids: TokenIds) -> Tensor:
+        """Returns the mean next-token cross-entropy with the layers ``replaced`` given way to their harmonizers."""
+        self._place(replaced)
+        token_ids = token_ids.to(self._full.model.device)
+        logits = self._full.model(input_ids=token_ids, use_cache=False).logits[:, :-1]
+        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), token_ids[:, 1:].flatten())
+
+    def _place(self, replaced: frozenset[int]) -> None:
+        for index, layer in enumerate(self._layers):
+            standing = self.harmonizers[index] if index in replaced else layer
+            self._layout.replace_layer(self._full.model, index, standing)
+
+
+def _fresh_harmonizers(layout: DecoderLayout, settings: ImportanceSettings) -> nn.ModuleList:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_for(settings.seed, "harmonizers").initial_seed())
+        return nn.ModuleList(
+            Harmonizer(
+                layout.hidden_size,
+                settings.harmonizer_rank,
+                layer_index=index,
+                returns_tuple=layout.family.returns_tuple,
+            )
+            for index in range(layout.num_layers)
+        )
+
+
+def _train_step(
+    swappable: SwappableLayers, replaced: frozenset[int], batch: TokenBlocks, optimizer: torch.optim.Optimizer
+) -> float:
+    optimizer.zero_grad(set_to_none=True)
+    loss = swappable.loss(replaced, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_([p for p in swappable.harmonizers.parameters() if p.grad is not None], 1.0)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _score_candidates(
+    swappable: SwappableLayers,
+    scores: Scores,
+    batch: TokenBlocks,
+    step: int,
+    settings: ImportanceSettings,
+    generator: torch.Generator,
+) -> ScoreUpdate:
+    candidates = _distinct_candidates(scores, settings, generator)
+    with torch.no_grad():
+        losses = tuple(float(swappable.loss(replaced, batch)) for replaced in candidates)
+    layers = range(scores.shape[0])
+    kept = tuple(tuple(i for i in layers if i not in replaced) for replaced in candidates)
+    return ScoreUpdate(step, losses, rewards_of(losses, settings.reward), kept)
+
+
+def _distinct_candidates(
+    scores: Scores, settings: ImportanceSettings, generator: torch.Generator
+) -> list[frozenset[int]]:
+    candidates: list[frozenset[int]] = []
+    for _ in range(MAX_DRAWS):
+        drawn = sample_replaced(scores, settings.group_size, settings.regroup, generator)
+        if drawn not in candidates:
+            candidates.append(drawn)
+        if len(candidates) == settings.candidates:
+            return candidates
+    raise ModelError(
+        f"{scores.shape[0]} layers in groups of {settings.group_size} give no {settings.candidates} distinct "
+        f"candidates in {MAX_DRAWS} draws: ask for fewer candidates or larger groups"
+    )
+
+
+def _split(blocks: TokenBlocks, seed: int) -> tuple[TokenBlocks, TokenBlocks]:
+    order = torch.randperm(blocks.shape[0], generator=generator_for(seed, "split"))
+    count = max(1, blocks.shape[0] // 10)
+    return blocks[order[count:]], blocks[order[:count]]
+
+
+def _batches(blocks: TokenBlocks, batch_size: int, generator: torch.Generator) -> Iterator[TokenBlocks]:
+    while True:
+        for indices in torch.randperm(blocks.shape[0], generator=generator).split(batch_size):
+            yield blocks[indices]
+
+
+def _check(blocks: TokenBlocks, settings: ImportanceSettings) -> None:
+    if blocks.shape[0] < 10:
+        raise ModelError(f"importance needs at least 10 blocks of public text, got {blocks.shape[0]}: give more text")
+    if settings.candidates < 2:
+        raise ModelError(f"importance compares at least 2 candidates, got {settings.candidates}")
+    if settings.group_size < 2:
+        raise ModelError(f"a group holds at least 2 layers, got {settings.group_size}")

@@ -1,0 +1,84 @@
+"""Importance reports on disk: computed once for a model, text and settings, and found again by their digest.
+
+A report is a directory with ``importance.json`` (scores, settings, losses, history) and ``harmonizers.safetensors``.
+Reports of the embedded model ship with the package; others are cached.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from scaleot_core.compression.importance import ImportanceReport, ImportanceSettings, ScoreUpdate
+from scaleot_core.errors import OutputError
+from scaleot_core.shapes import TokenBlocks
+
+SCORES_FILE, HARMONIZERS_FILE = "importance.json", "harmonizers.safetensors"
+SHIPPED_DIRECTORY = Path(__file__).parent / "shipped"
+"""Reports that come with the package; ``deploy/scripts/make-shipped-importance`` makes them."""
+
+
+def importance_digest(model_digest: str, blocks: TokenBlocks, settings: ImportanceSettings) -> str:
+    """Returns SHA-256, in hex, over the model's digest, the public text as token ids, and every setting."""
+    digest = hashlib.sha256(f"scaleot.importance/1 {model_digest} ".encode())
+    digest.update(json.dumps(asdict(settings), sort_keys=True).encode())
+    digest.update(str(tuple(blocks.shape)).encode() + blocks.to(torch.int64).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def find_importance(digest: str, folders: Sequence[Path]) -> ImportanceReport | None:
+    """Returns the report with this digest from the first folder that has it whole; ``None`` if none has."""
+    for folder in folders:
+        report = _read(folder / digest)
+        if report is not None:
+            return report
+    return None
+
+
+def save_importance(report: ImportanceReport, directory: Path, *, dtype: torch.dtype = torch.float16) -> None:
+    """Writes a report to ``directory``, whole or not at all; the harmonizers in ``dtype``.
+
+    Raises:
+        OutputError: the directory cannot be written.
+    """
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        try:
+            (building / SCORES_FILE).write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
+            harmonizers = {name: tensor.to(dtype).contiguous() for name, tensor in report.harmonizers.items()}
+            save_file(harmonizers, building / HARMONIZERS_FILE)
+            building.chmod(0o755)
+            shutil.rmtree(directory, ignore_errors=True)
+            building.rename(directory)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"the importance report {directory} cannot be written: {error}") from error
+
+
+def _read(directory: Path) -> ImportanceReport | None:
+    try:
+        values = json.loads((directory / SCORES_FILE).read_bytes())
+        harmonizers = {name: tensor.float() for name, tensor in load_file(directory / HARMONIZERS_FILE).items()}
+        return ImportanceReport(
+            scores=tuple(values["scores"]),
+            harmonizers=harmonizers,
+            settings=ImportanceSettings(**values["settings"]),
+            training_losses=tuple(values["training_losses"]),
+            history=tuple(_update(update) for update in values["history"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None  # not there, or an older format: it is computed again
+
+
+def _update(values: dict[str, object]) -> ScoreUpdate:
+    kept = tuple(tuple(layers) for layers in values["kept"])  # type: ignore[attr-defined]
+    return ScoreUpdate(values["step"], tuple(values["losses"]), tuple(values["rewards"]), kept)  # type: ignore[arg-type]

@@ -1,0 +1,142 @@
+"""Selective rank compression: the attention of the kept layers at a lower rank, the feed-forward part untouched.
+
+Source: ScaleOT (Yao et al., 2024), Selective Rank Compression. The paper's beta is the share *removed*; the
+functions here take the share kept, 1 - beta.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from scaleot_core.models.families import FUSED_BLOCKS, Fusion
+from scaleot_core.models.layout import DecoderLayout, replace_submodule
+from scaleot_core.shapes import Matrix
+
+
+def kept_rank(out_features: int, in_features: int, kept_rank_share: float) -> int:
+    """Returns the rank that a matrix keeps: the share of its smaller side, rounded down, and at least 1."""
+    return max(1, math.floor(kept_rank_share * min(out_features, in_features) + 1e-9))
+
+
+def is_smaller_as_factors(out_features: int, in_features: int, rank: int) -> bool:
+    """Tells whether two factors of this rank hold fewer numbers than the matrix itself."""
+    return rank * (out_features + in_features) < out_features * in_features
+
+
+def truncate_rank(weight: Matrix, rank: int) -> tuple[Matrix, Matrix]:
+    """Returns factors ``up`` (out, rank) and ``down`` (rank, in) whose product is the nearest matrix of that rank.
+
+    Nearest in the Frobenius norm (Eckart and Young); the singular values are split evenly between both factors, so
+    that half precision rounds both alike. Computed in float32.
+    """
+    u, s, vh = torch.linalg.svd(weight.float(), full_matrices=False)
+    root = s[:rank].sqrt()
+    return u[:, :rank] * root, root[:, None] * vh[:rank]
+
+
+class CompressedLinear(nn.Module):
+    """A linear map of one or several row blocks, each stored as two factors or as a plain matrix.
+
+    A fused projection has one block each for query, key and value; ``fusion`` and ``num_heads`` say in which order
+    the family expects their outputs. Input (..., in), output (..., out). Its parameters are made on torch's current
+    default device and hold nothing yet: ``compress_linear`` or a state dictionary fills them.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        kept_rank_share: float,
+        *,
+        has_bias: bool,
+        fusion: Fusion | None,
+        num_heads: int,
+    ) -> None:
+        super().__init__()
+        out_features, in_features = shape
+        num_blocks = FUSED_BLOCKS if fusion else 1
+        self.blocks = nn.ModuleList(
+            _empty_block(out_features // num_blocks, in_features, kept_rank_share) for _ in range(num_blocks)
+        )
+        self.bias = nn.Parameter(torch.empty(out_features)) if has_bias else None
+        self._fusion, self._num_heads = fusion, num_heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the map of ``x``, its features in the order of the map that was compressed."""
+        parts = [block(x) for block in self.blocks]
+        if self._fusion is Fusion.PER_HEAD:
+            heads = [part.unflatten(-1, (self._num_heads, -1)) for part in parts]
+            output = torch.stack(heads, dim=-2).flatten(-3)
+        else:
+            output = torch.cat(parts, dim=-1)
+        return output if self.bias is None else output + self.bias
+
+
+def split_fused(weight: Matrix, fusion: Fusion, num_heads: int) -> list[Matrix]:
+    """Returns the query, key and value matrices, each (out / 3, in), of a fused weight (out, in)."""
+    if fusion is Fusion.CONTIGUOUS:
+        return list(weight.chunk(3))
+    per_head = weight.unflatten(0, (num_heads, 3, -1))
+    return [per_head[:, part].flatten(0, 1) for part in range(3)]
+
+
+def compress_linear(
+    linear: nn.Module, kept_rank_share: float, *, fusion: Fusion | None, num_heads: int
+) -> CompressedLinear:
+    """Returns the low-rank stand-in of one projection (``Linear``, or GPT-2's transposed ``Conv1D``)."""
+    weight = projection_weight(linear)
+    compressed = empty_like(linear, kept_rank_share, fusion=fusion, num_heads=num_heads)
+    matrices = split_fused(weight, fusion, num_heads) if fusion else [weight]
+    for block, matrix in zip(compressed.blocks, matrices, strict=True):
+        rank = kept_rank(*matrix.shape, kept_rank_share)
+        up, down = truncate_rank(matrix, rank)
+        factors = (down, up) if isinstance(block, nn.Sequential) else (up @ down,)
+        state = dict(zip(block.state_dict(), (factor.to(weight.dtype).contiguous() for factor in factors), strict=True))
+        block.load_state_dict(state, assign=True)
+    if linear.bias is not None:
+        compressed.bias = nn.Parameter(linear.bias.detach().clone())
+    return compressed
+
+
+def empty_like(linear: nn.Module, kept_rank_share: float, *, fusion: Fusion | None, num_heads: int) -> CompressedLinear:
+    """Returns a low-rank stand-in of the right shapes that holds no numbers and takes no memory."""
+    with torch.device("meta"):
+        return CompressedLinear(
+            tuple(projection_weight(linear).shape),
+            kept_rank_share,
+            has_bias=linear.bias is not None,
+            fusion=fusion,
+            num_heads=num_heads,
+        )
+
+
+def projection_weight(linear: nn.Module) -> Matrix:
+    """Returns the weight of a projection as (out, in), whichever way the module stores it."""
+    weight = linear.weight.detach()
+    return weight.T if isinstance(linear, Conv1D) else weight
+
+
+def compress_attention(
+    layer: nn.Module,
+    layout: DecoderLayout,
+    kept_rank_share: float,
+    compress: Callable[..., CompressedLinear] = compress_linear,
+) -> None:
+    """Puts what ``compress`` makes of them in place of the attention projections of one layer; 1 changes nothing."""
+    if kept_rank_share == 1.0:
+        return
+    for position, name in enumerate(layout.attention_linears):
+        fusion = layout.family.fusion if position == 0 else None
+        compressed = compress(
+            layer.get_submodule(name), kept_rank_share, fusion=fusion, num_heads=layout.num_attention_heads
+        )
+        replace_submodule(layer, name, compressed)
+
+
+def _empty_block(out_features: int, in_features: int, kept_rank_share: float) -> nn.Module:
+    rank = kept_rank(out_features, in_features, kept_rank_share)
+    if is_smaller_as_factors(out_features, in_features, rank):
+        return nn.Sequential(nn.Linear(in_features, rank, bias=False), nn.Linear(rank, out_features, bias=False))
+    return nn.Linear(in_features, out_features, bias=False)

@@ -1,0 +1,142 @@
+"""What is wrong with a run file: where, what came, what was expected, and the nearest that exists.
+
+Knows pydantic, not the keys: those come with the schema it is given.
+"""
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from scaleot_core.assets import ASSETS
+
+Document = dict[str, Any]
+"""A run file as TOML gives it."""
+
+Key = tuple[str, ...]
+"""A section and a key, or one name at the top."""
+
+_SHOWN_CHARACTERS = 60
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
+
+
+def describe_faults(schema: type[BaseModel], errors: Sequence[ErrorDetails]) -> dict[Key, str]:
+    """Turns pydantic's errors of ``schema`` into one sentence for each faulty key."""
+    faults: dict[Key, str] = {}
+    for error in errors:
+        key = tuple(str(part) for part in error["loc"][:2])
+        context = error.get("ctx", {})
+        if error["type"] == "default_factory_not_called":
+            continue  # follows from another key's fault, which is reported
+        if error["type"] == "extra_forbidden":
+            faults[key] = _unknown(schema, key)
+        elif error["type"] == "scaleot":
+            rest = (context["key"],) if "key" in context else ()
+            got = error["input"][rest[0]] if rest and isinstance(error["input"], dict) else error["input"]
+            faults[key + rest] = f"{'.'.join(key + rest)}: got {_shown(got)}, expected {error['msg']}"
+        else:
+            faults[key] = f"{'.'.join(key)}: got {_shown(error['input'])}, expected {_expected(schema, key, error)}"
+    return faults
+
+
+def path_fault(value: str, kind: str) -> str | None:
+    """Says what is wrong with an asset's name or an absolute path that should lead to a ``kind``, or nothing.
+
+    ``kind`` is "directory" or "file".
+    """
+    if value in ASSETS:
+        asset_kind = "directory" if ASSETS[value].is_directory else "file"
+        return None if asset_kind == kind else f'got the asset "{value}", expected {_asset_names(kind)}'
+    try:
+        found = Path(value).is_dir() if kind == "directory" else Path(value).is_file()
+    except OSError as error:
+        return f'got "{value}", which cannot be read: {error.strerror}'
+    if found:
+        return None
+    near = _nearest(
+        Path(value).name, [name for name, asset in ASSETS.items() if asset.is_directory == (kind == "directory")]
+    )
+    hint = f'; did you mean the asset "{near}"?' if near else f"; expected a {kind} or {_asset_names(kind)}"
+    return f'no {kind} "{value}"{hint}'
+
+
+def _assets_of(kind: str) -> list[str]:
+    return [name for name, asset in ASSETS.items() if asset.is_directory == (kind == "directory")]
+
+
+def _asset_names(kind: str) -> str:
+    names = [f'"{name}"' for name in _assets_of(kind)]
+    return f"{'one of the assets' if len(names) > 1 else 'the asset'} {', '.join(names)}"
+
+
+def _unknown(schema: type[BaseModel], key: Key) -> str:
+    leaf = key[-1]
+    section = _model_at(schema, key[:-1])
+    near = _nearest(leaf, list(section.model_fields) if section else [])
+    elsewhere = [".".join(path) for path in _keys(schema) if path[-1] == leaf]
+    if elsewhere:
+        hint = f"did you mean {' or '.join(elsewhere)}?"
+    elif near:
+        hint = f"did you mean {'.'.join((*key[:-1], near))}?"
+    else:
+        hint = f"known here: {', '.join(section.model_fields if section else ())}"
+    return f"{'.'.join(key)}: no such key; {hint}"
+
+
+def _expected(schema: type[BaseModel], key: Key, error: ErrorDetails) -> str:
+    parent = _model_at(schema, key[:-1])
+    field = parent.model_fields.get(key[-1]) if parent else None
+    if field is None or _model_at(schema, key):
+        return f"a table: [{key[0]}]"
+    if get_origin(field.annotation) is Literal:
+        values = [str(value) for value in get_args(field.annotation)]
+        near = _nearest(str(error["input"]), values)
+        known = " or ".join(f'"{value}"' for value in values) + ", which is all this version has"
+        return known + (f'; did you mean "{near}"?' if near else "")
+    return _TYPES[cast(type, field.annotation)] + _range(field)
+
+
+def _range(field: FieldInfo) -> str:
+    limits = {type(limit): limit for limit in field.metadata}
+    if {annotated_types.Ge, annotated_types.Le} <= limits.keys():
+        return f" from {limits[annotated_types.Ge].ge} to {limits[annotated_types.Le].le}"
+    if {annotated_types.Gt, annotated_types.Lt} <= limits.keys():
+        return f" between {limits[annotated_types.Gt].gt} and {limits[annotated_types.Lt].lt}"
+    if annotated_types.Ge in limits:
+        return f", at least {limits[annotated_types.Ge].ge}"
+    if annotated_types.Gt in limits:
+        return f" above {limits[annotated_types.Gt].gt}"
+    return ", not empty" if annotated_types.MinLen in limits else ""
+
+
+def _model_at(schema: type[BaseModel], key: Key) -> type[BaseModel] | None:
+    if not key:
+        return schema
+    field = schema.model_fields.get(key[0])
+    annotation = field.annotation if field and len(key) == 1 else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _keys(schema: type[BaseModel]) -> list[Key]:
+    keys: list[Key] = []
+    for name in schema.model_fields:
+        section = _model_at(schema, (name,))
+        keys += [(name, key) for key in section.model_fields] if section else [(name,)]
+    return keys
+
+
+def _nearest(word: str, known: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, known, n=1)), None)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "a table"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."

@@ -1,0 +1,75 @@
+"""The server's arithmetic: accepted updates become the next round's adapter."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+
+from scaleot_core.adapters.adapter import AdapterSpec
+from scaleot_core.errors import InputError, RoundFailedError
+from scaleot_core.federation.validation import AdapterUpdate
+from scaleot_core.shapes import TensorDict
+
+
+class Aggregation(StrEnum):
+    """How updates become one adapter."""
+
+    FEDAVG = "fedavg"
+    """The example-weighted mean of every tensor (McMahan et al., 2017)."""
+    FFA = "ffa"
+    """The same mean where LoRA's A is frozen, so that the mean of the products B A is exact (Sun et al., 2024)."""
+
+
+@dataclass(frozen=True)
+class FederationState:
+    """What the server holds between two rounds."""
+
+    rounds_done: int
+    adapter: TensorDict
+
+
+@dataclass(frozen=True)
+class RoundOutcome:
+    """What a round gave."""
+
+    state: FederationState
+    clients: tuple[str, ...]
+    """Those whose updates went in, in the order of aggregation."""
+    train_loss: float
+    """The example-weighted mean over the clients."""
+
+
+def check_aggregation(aggregation: Aggregation, spec: AdapterSpec) -> None:
+    """Checks that ``ffa`` stands with a frozen A, and ``fedavg`` with a trained one.
+
+    Raises:
+        InputError: they do not go together.
+    """
+    if (aggregation is Aggregation.FFA) != spec.freezes_down:
+        wanted = "frozen" if aggregation is Aggregation.FFA else "trained"
+        raise InputError(f"aggregation {aggregation.value!r} needs LoRA's A {wanted}; the adapter has it otherwise")
+
+
+def advance(state: FederationState, updates: Iterable[AdapterUpdate]) -> RoundOutcome:
+    """Returns the next state: the mean of the updates, each weighted by its number of examples.
+
+    Updates are taken one by one and dropped at once, so that memory does not grow with their number. Sums are in
+    float64 in the order given: the same updates in the same order give the same result to the last digit.
+
+    Raises:
+        RoundFailedError: there is no update.
+    """
+    sums = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in state.adapter.items()}
+    clients: list[str] = []
+    examples, loss = 0, 0.0
+    for update in updates:
+        for name, total in sums.items():
+            total.add_(update.state[name].double(), alpha=update.num_examples)
+        clients.append(update.client)
+        examples += update.num_examples
+        loss += update.num_examples * update.train_loss
+    if not clients:
+        raise RoundFailedError(f"round {state.rounds_done + 1} has no accepted update")
+    mean = {name: (total / examples).float() for name, total in sums.items()}
+    return RoundOutcome(FederationState(state.rounds_done + 1, mean), tuple(clients), loss / examples)

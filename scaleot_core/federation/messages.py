@@ -1,0 +1,165 @@
+"""The statements that cross the wire, in canonical JSON (RFC 8785).
+
+A message is a statement and, beside it, at most one adapter as a safetensors blob, which the statement names by its
+digest. A statement is a few hundred bytes and all that a signature has to cover.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from scaleot_core.adapters.adapter import AdapterSpec
+from scaleot_core.bundle.canonical import Sha256, canonical_json
+from scaleot_core.bundle.grant import Organisation
+from scaleot_core.errors import MalformedStatementError
+
+MAX_STATEMENT_BYTES = 16 * 1024
+MAX_SEED = 2**53 - 1
+"""The largest integer that canonical JSON can say."""
+
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+RefusalCode = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+UNREAD_NONCE = "0" * 64
+"""What a refusal names when the request was too malformed to read its nonce."""
+
+_STATEMENT = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Payload:
+    """The bytes of one message. As received nothing of it is believed."""
+
+    statement: bytes
+    tensors: bytes = b""
+
+    @property
+    def size_bytes(self) -> int:
+        """Statement and tensors together, without the transport's own framing."""
+        return len(self.statement) + len(self.tensors)
+
+
+class IntroductionRequest(BaseModel):
+    """The server asks a node whom it speaks for."""
+
+    model_config = _STATEMENT
+    type: Literal["scaleot.introduce/1"] = "scaleot.introduce/1"
+    run: RunName
+    nonce: Nonce
+
+
+class Introduction(BaseModel):
+    """A node says whom it speaks for."""
+
+    model_config = _STATEMENT
+    type: Literal["scaleot.introduction/1"] = "scaleot.introduction/1"
+    run: RunName
+    nonce: Nonce
+    client: Organisation
+
+
+class Instructions(BaseModel):
+    """What the server asks of one client in one round. The global adapter goes with it.
+
+    The bounds here are what makes sense at all; what a data owner allows is its own policy.
+    """
+
+    model_config = _STATEMENT
+    type: Literal["scaleot.instructions/1"] = "scaleot.instructions/1"
+    run: RunName
+    round: Annotated[int, Field(ge=1)]
+    nonce: Nonce
+    client: Organisation
+    base_sha256: Sha256
+    """Of the global adapter's blob."""
+    bundle_digest: Sha256
+    adapter: AdapterSpec
+    local_steps: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    optimizer: Literal["adamw", "sgd"]
+    max_tokens: Annotated[int, Field(ge=2)]
+    """Longer examples are cut."""
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    """Of the run; a client derives its own stream from it by round and name."""
+
+
+class UpdateStatement(BaseModel):
+    """What a client says about the update that goes with it."""
+
+    model_config = _STATEMENT
+    type: Literal["scaleot.update/1"] = "scaleot.update/1"
+    run: RunName
+    round: Annotated[int, Field(ge=1)]
+    nonce: Nonce
+    client: Organisation
+    base_sha256: Sha256
+    bundle_digest: Sha256
+    update_sha256: Sha256
+    """Of the update's blob."""
+    num_examples: int
+    """Examples at hand, the weight of federated averaging; its range is the server's to check."""
+    train_loss: Annotated[float, Field(ge=0)]
+    """Mean over the local steps."""
+
+
+class Refusal(BaseModel):
+    """A client does not take part: a code, and never a text, since an error's text may quote private data."""
+
+    model_config = _STATEMENT
+    type: Literal["scaleot.refusal/1"] = "scaleot.refusal/1"
+    nonce: Nonce
+    code: RefusalCode
+
+
+Statement = TypeVar("Statement", IntroductionRequest, Introduction, Instructions, UpdateStatement, Refusal)
+
+
+def encode_statement(
+    statement: IntroductionRequest | Introduction | Instructions | UpdateStatement | Refusal,
+) -> bytes:
+    """Returns the one encoding of a statement."""
+    return canonical_json(statement.model_dump(mode="json"))
+
+
+def decode_statement(encoded: bytes, kind: type[Statement]) -> Statement:
+    """Reads a statement of one kind; whatever does not encode back to the same bytes is refused.
+
+    So a duplicate key, an unknown one, or a second spelling of a number has no way in.
+
+    Raises:
+        MalformedStatementError: the bytes are too many, no JSON, of another kind, or a field is missing, unknown, of
+            another type or out of range. ``fields`` names the fields at fault.
+    """
+    if len(encoded) > MAX_STATEMENT_BYTES:
+        raise MalformedStatementError((), f"at most {MAX_STATEMENT_BYTES} bytes", f"{len(encoded)} bytes")
+    try:
+        statement = kind.model_validate_json(encoded)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        fields = tuple(".".join(map(str, fault["loc"])) for fault in faults)
+        raise MalformedStatementError(fields, kind.__name__, faults[0]["msg"]) from None
+    if encode_statement(statement) != encoded:
+        raise MalformedStatementError((), "canonical JSON (RFC 8785)", "another spelling of the same values")
+    return statement
+
+
+class _Addressed(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    nonce: Nonce
+
+
+def nonce_of(encoded: bytes) -> str:
+    """Returns the nonce of a request that may be malformed otherwise, so that its refusal can name it."""
+    try:
+        return _Addressed.model_validate_json(encoded[:MAX_STATEMENT_BYTES]).nonce
+    except ValidationError:
+        return UNREAD_NONCE
+
+
+def digest_of(blob: bytes) -> str:
+    """Returns the SHA-256 of an adapter's blob, in hex."""
+    return hashlib.sha256(blob).hexdigest()

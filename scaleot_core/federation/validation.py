@@ -1,0 +1,233 @@
+"""What the server believes of an update, and both sides of an adapter's tensors: cheap checks first, one reason each.
+
+The tensors come as one safetensors blob. Its header is read here before the library sees it, because the library takes
+duplicate keys without a word and spends seconds and gigabytes on a header of a million empty tensors.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from scaleot_core.errors import MalformedStatementError, MalformedTensorsError, Reason, UpdateRejectedError
+from scaleot_core.federation.messages import UpdateStatement, decode_statement, digest_of
+from scaleot_core.shapes import TensorDict
+
+_LENGTH_BYTES = 8
+_FLOAT32_BYTES = 4
+_ENTRY_OVERHEAD_BYTES = 256
+"""More than safetensors needs for one entry besides its name: dtype, four dimensions, two offsets, punctuation."""
+
+
+@dataclass(frozen=True)
+class AdapterSchema:
+    """The names and shapes of an adapter's tensors, all float32."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, state: TensorDict) -> "AdapterSchema":
+        """Returns the schema of a state."""
+        return cls({name: tuple(tensor.shape) for name, tensor in state.items()})
+
+    @property
+    def data_bytes(self) -> int:
+        """The tensors' own bytes."""
+        return sum(_FLOAT32_BYTES * math.prod(shape) for shape in self.shapes.values())
+
+    @property
+    def max_header_bytes(self) -> int:
+        """A bound on an honest header."""
+        return sum(len(json.dumps(name)) + _ENTRY_OVERHEAD_BYTES for name in self.shapes) + _ENTRY_OVERHEAD_BYTES
+
+
+@dataclass(frozen=True)
+class UnverifiedUpdate:
+    """What came back from the node of one client; nothing of it is believed."""
+
+    client: str
+    """Whom the server asked, by its own books."""
+    statement: bytes
+    tensors: bytes
+
+
+@dataclass(frozen=True)
+class ExpectedUpdate:
+    """What an update must be bound to, and the bounds it must keep."""
+
+    run: str
+    round_number: int
+    nonce: str
+    client: str
+    base: TensorDict
+    """The global adapter of the round."""
+    base_sha256: str
+    bundle_digest: str
+    max_examples: int
+    max_update_norm: float
+
+
+@dataclass(frozen=True)
+class AdapterUpdate:
+    """A client's update after every check; only ``validate_update`` makes one."""
+
+    client: str
+    num_examples: int
+    train_loss: float
+    state: TensorDict
+
+
+def validate_update(update: UnverifiedUpdate, expected: ExpectedUpdate) -> AdapterUpdate:
+    """Checks form, binding, weight, size, digest, container and values of an update, in this order.
+
+    Raises:
+        UpdateRejectedError: with the reason of the first check that failed.
+    """
+    try:
+        statement = decode_statement(update.statement, UpdateStatement)
+    except MalformedStatementError as error:
+        reason = Reason.WEIGHT if "num_examples" in error.fields else Reason.FORMAT
+        raise UpdateRejectedError(reason, client=update.client, expected=error.expected, got=error.got) from error
+    _check_binding(statement, expected)
+    _check_weight(statement, expected)
+    state = _read_state(update.tensors, statement, expected)
+    _check_norm(state, expected)
+    return AdapterUpdate(expected.client, statement.num_examples, statement.train_loss, state)
+
+
+def encode_tensors(state: TensorDict) -> bytes:
+    """Returns a state as a safetensors blob; equal states give equal bytes."""
+    return save({name: tensor.contiguous() for name, tensor in state.items()})
+
+
+def decode_tensors(blob: bytes, schema: AdapterSchema) -> TensorDict:
+    """Reads a blob that holds exactly the schema's tensors, all values finite.
+
+    Work and memory before the first refusal stay within a few times the schema's own size, whatever the blob.
+
+    Raises:
+        MalformedTensorsError: with the reason SIZE, SCHEMA or NONFINITE.
+    """
+    _check_size(blob, schema)
+    _check_container(blob, schema)
+    try:
+        state = load(blob)
+    except SafetensorError as error:
+        raise MalformedTensorsError(Reason.SCHEMA, "a safetensors blob", type(error).__name__) from error
+    for name, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise MalformedTensorsError(Reason.NONFINITE, "finite values", f"NaN or infinity in {name}")
+    return {name: state[name] for name in sorted(state)}
+
+
+def _check_binding(statement: UpdateStatement, expected: ExpectedUpdate) -> None:
+    if statement.round != expected.round_number:
+        raise UpdateRejectedError(
+            Reason.STALE, client=expected.client, expected=f"round {expected.round_number}", got=f"{statement.round}"
+        )
+    pairs = {
+        "run": (statement.run, expected.run),
+        "nonce": (statement.nonce, expected.nonce),
+        "client": (statement.client, expected.client),
+        "base_sha256": (statement.base_sha256, expected.base_sha256),
+        "bundle_digest": (statement.bundle_digest, expected.bundle_digest),
+    }
+    for field, (got, wanted) in pairs.items():
+        if got != wanted:
+            raise UpdateRejectedError(Reason.BINDING, client=expected.client, expected=f"{field} {wanted}", got=got)
+
+
+def _check_weight(statement: UpdateStatement, expected: ExpectedUpdate) -> None:
+    if not 1 <= statement.num_examples <= expected.max_examples:
+        raise UpdateRejectedError(
+            Reason.WEIGHT,
+            client=expected.client,
+            expected=f"num_examples 1 to {expected.max_examples}",
+            got=f"{statement.num_examples}",
+        )
+
+
+def _read_state(blob: bytes, statement: UpdateStatement, expected: ExpectedUpdate) -> TensorDict:
+    schema = AdapterSchema.of(expected.base)
+    try:
+        _check_size(blob, schema)
+        _check_digest(blob, statement)
+        return decode_tensors(blob, schema)
+    except MalformedTensorsError as error:
+        raise UpdateRejectedError(
+            error.reason, client=expected.client, expected=error.expected, got=error.got
+        ) from error
+
+
+def _check_digest(blob: bytes, statement: UpdateStatement) -> None:
+    if (got := digest_of(blob)) != statement.update_sha256:
+        raise MalformedTensorsError(Reason.DIGEST, statement.update_sha256, got)
+
+
+def _check_norm(state: TensorDict, expected: ExpectedUpdate) -> None:
+    """Bounds the Euclidean norm of the step from the round's base, over all tensors, in float64."""
+    norm = math.sqrt(sum(float((state[name].double() - base).square().sum()) for name, base in expected.base.items()))
+    if norm > expected.max_update_norm:
+        raise UpdateRejectedError(
+            Reason.NORM, client=expected.client, expected=f"norm <= {expected.max_update_norm:g}", got=f"{norm:g}"
+        )
+
+
+def _check_size(blob: bytes, schema: AdapterSchema) -> None:
+    smallest = _LENGTH_BYTES + schema.data_bytes
+    largest = smallest + schema.max_header_bytes
+    if not smallest <= len(blob) <= largest:
+        raise MalformedTensorsError(Reason.SIZE, f"{smallest} to {largest} bytes", f"{len(blob)} bytes")
+
+
+def _check_container(blob: bytes, schema: AdapterSchema) -> None:
+    header_bytes = int.from_bytes(blob[:_LENGTH_BYTES], "little")
+    wanted = len(blob) - _LENGTH_BYTES - schema.data_bytes
+    if header_bytes != wanted:
+        raise MalformedTensorsError(Reason.SCHEMA, f"a header of {wanted} bytes", f"{header_bytes} bytes")
+    entries = _read_header(blob[_LENGTH_BYTES : _LENGTH_BYTES + header_bytes])
+    if entries.keys() != schema.shapes.keys():
+        unlike = sorted(entries.keys() ^ schema.shapes.keys())[0]
+        raise MalformedTensorsError(Reason.SCHEMA, "exactly the adapter's names", f"a difference at {unlike[:80]!r}")
+    spans = [_check_entry(name, entries[name], schema.shapes[name]) for name in schema.shapes]
+    position = 0
+    for begin, end in sorted(spans):
+        if begin != position:
+            raise MalformedTensorsError(Reason.SCHEMA, "tensors side by side", "an overlap or a hole")
+        position = end
+
+
+def _read_header(header: bytes) -> dict[str, Any]:
+    try:
+        entries = json.loads(header, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise MalformedTensorsError(Reason.SCHEMA, "a header of unique keys", type(error).__name__) from error
+    if not isinstance(entries, dict):
+        raise MalformedTensorsError(Reason.SCHEMA, "an object as header", type(entries).__name__)
+    return entries
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("duplicate key")
+    return dict(pairs)
+
+
+def _check_entry(name: str, entry: object, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Checks one header entry against the schema and returns where its bytes begin and end."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise MalformedTensorsError(Reason.SCHEMA, "dtype, shape and data_offsets", f"something else for {name}")
+    if entry["dtype"] != "F32" or not _equal_integers(entry["shape"], shape):
+        raise MalformedTensorsError(Reason.SCHEMA, f"F32 {list(shape)} for {name}", "another dtype or shape")
+    begin, end = offsets if isinstance(offsets := entry["data_offsets"], list) and len(offsets) == 2 else (None, None)
+    if type(begin) is not int or type(end) is not int or end - begin != _FLOAT32_BYTES * math.prod(shape):
+        raise MalformedTensorsError(Reason.SCHEMA, f"the offsets of {list(shape)} for {name}", "others")
+    return begin, end
+
+
+def _equal_integers(got: object, wanted: tuple[int, ...]) -> bool:
+    return isinstance(got, list) and all(type(size) is int for size in got) and tuple(got) == wanted

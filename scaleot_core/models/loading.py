@@ -1,0 +1,131 @@
+"""A model, its tokenizer and its layout, from a local directory in Hugging Face format; never from a hub."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from scaleot_core.errors import ModelError
+from scaleot_core.models.families import family_of
+from scaleot_core.models.layout import DecoderLayout, layout_for
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
+_DIGEST_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A full model as its owner holds it: frozen, in eval mode."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    layout: DecoderLayout
+    digest: str
+    """SHA-256, in hex, over the names and bytes of the configuration and weight files."""
+
+
+def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device) -> LanguageModel:
+    """Loads the model of a directory with ``config.json``, safetensors weights and ``tokenizer.json``.
+
+    Pickled weights are refused, code in the directory is never run, and nothing is asked of a hub.
+
+    Raises:
+        ModelError: the directory, its configuration, weights or tokenizer are missing, of a kind that is
+            refused, or of an unknown family.
+    """
+    family_of(_model_type(directory))
+    weights = _weight_files(directory)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"the model in {directory} cannot be loaded: {error}") from error
+    model.to(device).eval().requires_grad_(False)
+    files = [directory / "config.json", *weights]
+    return LanguageModel(model, load_tokenizer(_tokenizer_paths(directory)), layout_for(model.config), _digest(files))
+
+
+def load_tokenizer(files: dict[str, Path]) -> PreTrainedTokenizerFast:
+    """Loads a tokenizer from its two JSON files, whatever their real names are (a descriptor's path, say).
+
+    Raises:
+        ModelError: a file is missing or malformed.
+    """
+    try:
+        settings = dict(json.loads(files["tokenizer_config.json"].read_bytes()))
+        tokenizer = Tokenizer.from_str(files["tokenizer.json"].read_text(encoding="utf-8"))
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise ModelError(f"the tokenizer cannot be read: {error}") from error
+    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception on malformed files
+        raise ModelError(f"tokenizer.json cannot be read: {error}") from error
+    special = {name: _token_text(settings[name]) for name in _SPECIAL_TOKENS if settings.get(name)}
+    loaded = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=settings.get("chat_template"), **special)
+    if loaded.pad_token is None:
+        loaded.pad_token = loaded.eos_token
+    return loaded
+
+
+def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+    """Returns the text of the two JSON files that ``load_tokenizer`` reads back to an equal tokenizer."""
+    settings = {name: str(getattr(tokenizer, name)) for name in _SPECIAL_TOKENS if getattr(tokenizer, name)}
+    if tokenizer.chat_template:
+        settings["chat_template"] = tokenizer.chat_template
+    return {
+        "tokenizer.json": tokenizer.backend_tokenizer.to_str(),
+        "tokenizer_config.json": json.dumps(settings, sort_keys=True),
+    }
+
+
+def _model_type(directory: Path) -> str:
+    try:
+        config = json.loads((directory / "config.json").read_bytes())
+    except OSError as error:
+        raise ModelError(f"{directory} is no model directory: expected config.json in it ({error.strerror})") from error
+    except ValueError as error:
+        raise ModelError(f"{directory / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{directory / 'config.json'} names no model_type")
+    if "auto_map" in config:
+        raise ModelError(f"{directory / 'config.json'} asks to run code of its own (auto_map): refused")
+    return str(config["model_type"])
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    weights = sorted(directory.glob("*.safetensors"))
+    if weights:
+        return weights
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
+    if pickled:
+        raise ModelError(
+            f"{directory} has pickled weights only ({', '.join(pickled)}): expected *.safetensors. Pickles can run "
+            "code and are refused; convert them with transformers' save_pretrained on a machine you trust"
+        )
+    raise ModelError(f"{directory} has no weights: expected *.safetensors beside config.json")
+
+
+def _tokenizer_paths(directory: Path) -> dict[str, Path]:
+    for name in TOKENIZER_FILES:
+        if not (directory / name).is_file():
+            raise ModelError(f"{directory} has no {name}: expected the files of a fast tokenizer")
+    return {name: directory / name for name in TOKENIZER_FILES}
+
+
+def _token_text(token: object) -> str:
+    return str(token["content"]) if isinstance(token, dict) else str(token)
+
+
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as stream:
+            while block := stream.read(_DIGEST_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()

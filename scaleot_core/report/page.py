@@ -1,0 +1,164 @@
+"""The report as one HTML page that needs nothing else: no script, no font, no image from elsewhere."""
+
+import json
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from scaleot_core.report.document import MODEL_TITLES, Report
+from scaleot_core.report.phrases import (
+    RUNNERS,
+    columns,
+    counted,
+    emulator_line,
+    figure,
+    findings,
+    megabytes,
+    percent,
+    privacy_line,
+    refusals_line,
+    seconds_line,
+    traffic_line,
+)
+from scaleot_core.report.plots import layers_plot, results_plot, rounds_plot
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 52rem; margin: 2rem auto;
+  padding: 0 1rem }
+h1 { font-size: 1.5rem; line-height: 1.25 } h2 { font-size: 1.15rem; margin-top: 2.2rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .95rem }
+th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top } th { font-weight: 600;
+  white-space: nowrap } td { overflow-wrap: anywhere }
+thead th { border-bottom: 1px solid #999 } .number { text-align: right } .plug-in td { font-weight: 700 }
+figure { margin: 1rem 0 } figure svg { width: 100%; height: auto } figcaption, .small { color: #555; font-size: .9rem }
+.limits { background: #fff7e6; border-left: 4px solid #e69f00; padding: .2rem 1rem }
+.settings { columns: 2 } pre { break-inside: avoid; margin: 0 0 .8rem; white-space: pre-wrap }
+.scroll { overflow-x: auto } pre { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere }
+"""
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def page(report: Report) -> str:
+    """Returns the whole page; every text that comes from a run is escaped."""
+    title = (
+        f"{report.config['model']['source']} tuned by {counted(report.config['federation']['clients'], 'data owner')}"
+    )
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        _results(report),
+        _list(findings(report)),
+        _plot(results_plot(report), "The five models on the same held-out examples."),
+        "<h2>What this does not show</h2>",
+        f'<div class="limits">{_list(_limits(report))}</div>',
+        "<h2>The emulator: what the data owners received</h2>",
+        f"<p>{escape(emulator_line(report))}; harmonizers are {percent(report.emulator.trained_share)}.</p>",
+        _plot(layers_plot(report), _layers_caption(report)),
+        "<h2>The rounds</h2>",
+        f"<p>Each client: {escape(traffic_line(report))}.</p>",
+        _plot(rounds_plot(report), "Mean training loss of the clients on the emulator, weighted by their examples."),
+        _rounds(report),
+        "<h2>Seal, time and memory</h2>",
+        _pairs(_costs(report)),
+        "<h2>Settings</h2>",
+        '<p class="small">The resolved run file. On one machine, with the same versions, a CPU repeats it exactly.</p>',
+        _settings(report.config),
+        "<h2>Versions</h2>",
+        _pairs(report.versions),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>ScaleOT: {escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _results(report: Report) -> str:
+    titles = columns(report)
+    head = "".join(f'<th class="number">{escape(title)}</th>' for title in titles.values())
+    rows = []
+    for key, metrics in report.results.measured().items():
+        cells = "".join(f'<td class="number">{escape(figure(metrics, name))}</td>' for name in titles)
+        mark = ' class="plug-in"' if key == "plug_in" else ""
+        rows.append(f"<tr{mark}><td>{MODEL_TITLES[key]}</td><td>{RUNNERS[key]}</td>{cells}</tr>")
+    examples = report.results.zero_shot.examples
+    return (
+        f'<div class="scroll"><table><thead><tr><th>model</th><th>who can run it</th>{head}</tr></thead>'
+        f'<tbody>{"".join(rows)}</tbody></table></div><p class="small">{counted(examples, "held-out example")}; '
+        "± one standard error of the accuracy over these examples. One seed: nothing is said of other seeds.</p>"
+    )
+
+
+def _limits(report: Report) -> list[str]:
+    verbatim = percent(report.emulator.verbatim_share)
+    limits = [
+        f"The verbatim share, {verbatim}, is the part of the full model that the data owners now hold bit for bit: its "
+        "adapter layers, embeddings, norms, and what was not compressed. Compression protects nothing of that part.",
+        "The gap between plug-in and tuned emulator is a gap in utility on this task, no proof of secrecy: a data "
+        "owner who tunes the whole emulator, or has other text, may get more out of it than the row shows.",
+    ]
+    if report.privacy.epsilon_spent is None:
+        limits.append(
+            "The updates carried no differential privacy. That only adapters travel does not protect the data owners' "
+            "text: an adapter update can leak it to whoever sees it. The seal of the bundle protects the emulator only."
+        )
+    limits.append("All parties ran on one machine. What a network adds in time and faults is not in these figures.")
+    return limits
+
+
+def _layers_caption(report: Report) -> str:
+    if report.emulator.importance is None:
+        return "What became of each layer. This builder needs no importance scores."
+    return "What became of each layer, by its importance score: the higher, the harder to replace."
+
+
+def _rounds(report: Report) -> str:
+    rows = "".join(
+        f"<tr><td>{one.round}</td><td>{escape(', '.join(one.clients)) or 'none'}</td>"
+        f'<td class="number">{"" if one.train_loss is None else f"{one.train_loss:.4f}"}</td>'
+        f'<td class="number">{one.seconds:.1f}</td>'
+        f"<td>{escape(', '.join(f'{client}: {reason}' for client, reason in one.rejected.items()))}</td></tr>"
+        for one in report.federation.rounds
+    )
+    refused = refusals_line(report)
+    return (
+        '<div class="scroll"><table><thead><tr><th>round</th><th>clients</th><th class="number">training loss</th>'
+        f'<th class="number">seconds</th><th>refused</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        + (f"<p>{escape(refused)}.</p>" if refused else "")
+    )
+
+
+def _costs(report: Report) -> dict[str, str]:
+    return {
+        "sealed bundle": f"{megabytes(report.bundle.size_bytes)} for {', '.join(report.bundle.recipients)}",
+        "bundle digest": report.bundle.digest,
+        "privacy": privacy_line(report),
+        "seconds": seconds_line(report),
+        "peak memory": megabytes(report.peak_memory_bytes),
+    }
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    blocks = []
+    for name, value in config.items():
+        lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}"]
+        if isinstance(value, Mapping):
+            lines = [f"[{name}]", *(f"{key} = {json.dumps(inner, ensure_ascii=False)}" for key, inner in value.items())]
+        blocks.append(f"<pre>{escape(chr(10).join(lines))}</pre>")
+    return f'<div class="settings">{"".join(blocks)}</div>'
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in values.items())
+    return f"<table>{rows}</table>"
+
+
+def _list(items: list[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+
+
+def _plot(svg: str, caption: str) -> str:
+    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -1,0 +1,43 @@
+"""Data for training and evaluation: read it, split it among clients, turn it into token ids.
+
+``read_records`` -> ``partition_records`` -> ``encode_for_training`` or ``text_blocks`` -> ``collate``.
+"""
+
+from scaleot_core.training.encoding import (
+    IGNORED_LABEL,
+    Batch,
+    EncodedExample,
+    collate,
+    encode_for_training,
+    text_blocks,
+)
+from scaleot_core.training.partition import PartitionMethod, partition_records
+from scaleot_core.training.records import (
+    AnswerRecord,
+    ChatRecord,
+    ChoiceRecord,
+    CompletionRecord,
+    Message,
+    Record,
+    TextRecord,
+    read_records,
+)
+
+__all__ = [
+    "IGNORED_LABEL",
+    "AnswerRecord",
+    "Batch",
+    "ChatRecord",
+    "ChoiceRecord",
+    "CompletionRecord",
+    "EncodedExample",
+    "Message",
+    "PartitionMethod",
+    "Record",
+    "TextRecord",
+    "collate",
+    "encode_for_training",
+    "partition_records",
+    "read_records",
+    "text_blocks",
+]

@@ -1,0 +1,107 @@
+"""Tuning an adapter on one data owner's text: some steps of gradient descent, all else frozen."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from scaleot_core.adapters.adapter import AttachedAdapter
+from scaleot_core.errors import DataError
+from scaleot_core.progress import Reporter
+from scaleot_core.seeds import generator_for
+from scaleot_core.training.data import EncodedExample, collate
+
+POOLED_BATCHES = 8
+"""Batches whose examples are sorted by length together."""
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a client tunes in one round."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a round's local training did."""
+
+    losses: tuple[float, ...]
+    """The mean target-token cross-entropy of every step's batch."""
+    num_examples: int
+    """The examples at hand, the weight of federated averaging; not the ones drawn."""
+    seconds: float
+
+    @property
+    def mean_loss(self) -> float:
+        """The mean over the steps."""
+        return sum(self.losses) / len(self.losses)
+
+
+def train_adapter(
+    attached: AttachedAdapter,
+    examples: Sequence[EncodedExample],
+    settings: LocalTraining,
+    *,
+    pad_token_id: int,
+    seed: int,
+    reporter: Reporter,
+) -> TrainingResult:
+    """Tunes the attached adapter in place on batches drawn without replacement, epoch after epoch.
+
+    The model runs in eval mode, so that nothing but the adapter changes and a run repeats. The adapter's tensors
+    are float32 whatever the model's type is. Gradients are clipped to norm 1 under AdamW; plain SGD is left as the
+    textbook has it.
+
+    Raises:
+        DataError: there is no example.
+    """
+    if not examples:
+        raise DataError("there is no example to train on")
+    started = time.monotonic()
+    parameters = list(attached.trainable().values())
+    optimizer = _optimizer(parameters, settings)
+    device = attached.device
+    batches = _batches(examples, settings.batch_size, generator_for(seed, "batches"))
+    losses = []
+    with reporter.stage("training", steps=settings.steps) as stage:
+        for _ in range(settings.steps):
+            batch = collate(next(batches), pad_token_id, device)
+            optimizer.zero_grad(set_to_none=True)
+            loss = attached.loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if settings.optimizer == "adamw":
+                nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            stage.advance(loss=losses[-1])
+    return TrainingResult(tuple(losses), len(examples), time.monotonic() - started)
+
+
+def _optimizer(parameters: list[nn.Parameter], settings: LocalTraining) -> torch.optim.Optimizer:
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, settings.learning_rate)
+    return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=0.0)
+
+
+def _batches(
+    examples: Sequence[EncodedExample], batch_size: int, generator: torch.Generator
+) -> Iterator[list[EncodedExample]]:
+    """Yields batches for ever; the last ones of an epoch may be short, and no batch mixes two epochs.
+
+    Every epoch is shuffled, cut in pools of ``POOLED_BATCHES`` batches, each pool sorted by length before it is cut
+    into batches, and the batches shuffled: little padding, random company.
+    """
+    while True:
+        batches = []
+        for pool in torch.randperm(len(examples), generator=generator).split(POOLED_BATCHES * batch_size):
+            by_length = sorted(pool.tolist(), key=lambda index: len(examples[index].token_ids))
+            batches += [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+        for position in torch.randperm(len(batches), generator=generator).tolist():
+            yield [examples[index] for index in batches[position]]

@@ -1,0 +1,100 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scaleot_core.assets.wheels import extract_members, obtain_wheel
+from scaleot_core.errors import AssetError
+from scaleot_core.progress import SilentReporter
+from tests.support.tiny_wheels import CONTENT, MEMBER, tiny_source, write_tiny_wheel
+
+SILENT = SilentReporter()
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that the user's pip is configured to take packages from, and nothing else."""
+    monkeypatch.delenv("SCALEOT_ASSETS", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    return tmp_path / "index"
+
+
+def test_pip_downloads_the_wheel_alone_under_the_users_own_configuration(index: Path, tmp_path: Path) -> None:
+    source = write_tiny_wheel(index)
+    (tmp_path / "here").mkdir()
+    wheel = obtain_wheel(source, tmp_path / "here", reporter=SILENT)
+    assert wheel.read_bytes() == (index / source.file_name).read_bytes()
+    assert [path.name for path in tmp_path.glob("here/*.whl")] == [source.file_name]
+
+
+def test_without_the_package_the_error_says_what_pip_said_and_how_to_bring_the_wheel(
+    index: Path, tmp_path: Path
+) -> None:
+    index.mkdir()
+    with pytest.raises(AssetError) as caught:
+        obtain_wheel(tiny_source(), tmp_path, reporter=SILENT)
+    message = str(caught.value)
+    assert "tiny-asset==1.0" in message
+    assert "ERROR: No matching distribution found" in message
+    assert "pip download --no-deps tiny-asset==1.0" in message
+    assert "SCALEOT_ASSETS" in message
+
+
+def test_without_a_network_the_error_comes_from_pip_and_says_how_to_bring_the_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SCALEOT_ASSETS", raising=False)
+    for name, value in {
+        "PIP_CONFIG_FILE": "/dev/null",
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",  # nothing listens there
+        "PIP_FIND_LINKS": "",
+        "PIP_EXTRA_INDEX_URL": "",
+        "PIP_RETRIES": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(AssetError, match="SCALEOT_ASSETS"):
+        obtain_wheel(tiny_source(), tmp_path, reporter=SILENT)
+
+
+def test_a_wheel_with_another_digest_is_refused(index: Path, tmp_path: Path) -> None:
+    pinned = write_tiny_wheel(index)
+    write_tiny_wheel(index, content=b"another content\n")
+    (tmp_path / "here").mkdir()
+    with pytest.raises(AssetError, match=f"expected SHA-256 {pinned.sha256}, got [0-9a-f]{{64}}"):
+        obtain_wheel(pinned, tmp_path / "here", reporter=SILENT)
+
+
+def test_the_users_own_copy_is_verified_and_the_network_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_tiny_wheel(tmp_path / "brought")
+    monkeypatch.setenv("SCALEOT_ASSETS", str(tmp_path / "brought"))
+    assert obtain_wheel(source, tmp_path, reporter=SILENT) == tmp_path / "brought" / source.file_name
+    write_tiny_wheel(tmp_path / "brought", content=b"another content\n")
+    with pytest.raises(AssetError, match="expected SHA-256"):
+        obtain_wheel(source, tmp_path, reporter=SILENT)
+
+
+def test_a_copy_that_the_user_did_not_bring_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALEOT_ASSETS", str(tmp_path))
+    with pytest.raises(AssetError, match=r"tiny_asset-1\.0-py3-none-any\.whl is no file"):
+        obtain_wheel(tiny_source(), tmp_path, reporter=SILENT)
+
+
+def test_only_the_members_that_are_named_are_unpacked(tmp_path: Path) -> None:
+    source = write_tiny_wheel(tmp_path)
+    (tmp_path / "here").mkdir()
+    paths = extract_members(source, tmp_path / source.file_name, tmp_path / "here")
+    assert {name: path.read_bytes() for name, path in paths.items()} == {"data": CONTENT}
+    assert list((tmp_path / "here").iterdir()) == [paths["data"]]
+
+
+def test_a_member_that_is_missing_or_has_another_digest_is_refused(tmp_path: Path) -> None:
+    source = write_tiny_wheel(tmp_path)
+    wheel = tmp_path / source.file_name
+    with pytest.raises(AssetError, match=r"has no member nowhere\.txt"):
+        extract_members(replace(source, members={"data": ("nowhere.txt", "0" * 64)}), wheel, tmp_path)
+    with pytest.raises(AssetError, match=f"{MEMBER} in .* expected SHA-256 {'0' * 64}"):
+        extract_members(replace(source, members={"data": (MEMBER, "0" * 64)}), wheel, tmp_path)

@@ -1,0 +1,70 @@
+import dataclasses
+
+import torch
+
+from scaleot_core.compression.closed_form import fit_harmonizers
+from scaleot_core.compression.harmonizer import Harmonizer
+from scaleot_core.progress import SilentReporter
+from tests.compression.test_importance import random_blocks
+from tests.support.tiny_models import tiny_language_model
+
+
+class PlantedLayer(torch.nn.Module):
+    """A layer that adds a linear map of low rank to its input."""
+
+    def __init__(self, change: torch.Tensor) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        return hidden_states + hidden_states @ self.change.T
+
+
+def test_recovers_a_planted_linear_layer_of_its_own_rank() -> None:
+    full = tiny_language_model("llama")
+    generator = torch.Generator().manual_seed(0)
+    change = 0.3 * torch.randn(16, 3, generator=generator) @ torch.randn(3, 16, generator=generator)
+    full.layout.replace_layer(full.model, 2, PlantedLayer(change))
+    fitted = fit_harmonizers(full, random_blocks(40), 6, batch_size=4, reporter=SilentReporter())
+    harmonizer = Harmonizer(16, 6, layer_index=2, returns_tuple=False)
+    down, up = fitted[2]
+    harmonizer.load_state_dict({"down.weight": down, "up.weight": up})
+    x = torch.randn(2, 5, 16, generator=generator)
+    torch.testing.assert_close(harmonizer(x), x + x @ change.T, atol=0.02, rtol=0.02)
+
+
+def test_is_nearer_to_every_layer_than_the_identity_and_gains_with_rank() -> None:
+    full = tiny_language_model("gpt2")
+    blocks = random_blocks(60)
+    errors = {rank: _relative_errors(full, blocks, rank) for rank in (2, 16)}
+    assert all(error < 1 for error in errors[2])
+    assert all(wide < narrow for wide, narrow in zip(errors[16], errors[2], strict=True))
+
+
+def _relative_errors(full, blocks: torch.Tensor, rank: int) -> list[float]:
+    """The weighted squared error of each fitted harmonizer over that of the identity."""
+    fitted = fit_harmonizers(full, blocks, rank, batch_size=8, reporter=SilentReporter())
+    states = full.model(blocks, output_hidden_states=True).hidden_states
+    errors = []
+    for index in range(full.layout.num_layers - 1):  # the last state has passed the final norm
+        x, y = states[index], states[index + 1]
+        harmonizer = Harmonizer(16, rank, layer_index=index, returns_tuple=False)
+        harmonizer.load_state_dict(dict(zip(("down.weight", "up.weight"), fitted[index], strict=True)))
+        scale = x.norm(dim=-1, keepdim=True)
+        errors.append(float((((y - harmonizer(x)) / scale) ** 2).sum() / (((y - x) / scale) ** 2).sum()))
+    return errors
+
+
+def test_an_odd_rank_leaves_one_unit_silent() -> None:
+    full = tiny_language_model("llama")
+    down, up = fit_harmonizers(full, random_blocks(12), 5, batch_size=4, reporter=SilentReporter())[0]
+    assert down.shape == (5, 16)
+    assert up.shape == (16, 5)
+    assert not down[-1].any()
+
+
+def test_leaves_no_hook_behind() -> None:
+    full = tiny_language_model("llama")
+    fit_harmonizers(full, random_blocks(12), 4, batch_size=4, reporter=SilentReporter())
+    assert not any(module._forward_hooks for module in full.model.modules())
+    assert dataclasses.is_dataclass(full)

@@ -1,0 +1,176 @@
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from scaleot_core.compression.importance import (
+    ImportanceSettings,
+    estimate_importance,
+    rewards_of,
+    sample_replaced,
+)
+from scaleot_core.errors import ModelError
+from scaleot_core.progress import SilentReporter
+from scaleot_core.seeds import generator_for
+from tests.support.reference import DynamicLayerReplace
+from tests.support.tiny_models import FAMILY_CONFIGS, tiny_language_model
+
+SETTINGS = ImportanceSettings(
+    steps=8,
+    candidates=3,
+    harmonizer_rank=4,
+    batch_size=2,
+    harmonizer_learning_rate=0.01,
+    score_learning_rate=10.0,
+    score_every_steps=2,
+    group_size=4,
+    regroup="random",
+    reward="raw",
+    harmonizer_start="identity",
+    closed_form_blocks=4,
+    seed=3,
+)
+
+
+def random_blocks(count: int = 20, tokens: int = 8, seed: int = 0) -> torch.Tensor:
+    return torch.randint(3, 300, (count, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("regroup", ["random", "fixed"])
+@pytest.mark.parametrize("model_type", ["llama", "bloom"])
+def test_agrees_step_by_step_with_the_literal_transcription(model_type: str, regroup: str) -> None:
+    full = tiny_language_model(model_type, layers=8)
+    settings = dataclasses.replace(SETTINGS, regroup=regroup)
+    blocks = random_blocks()
+    report = estimate_importance(full, blocks, settings, reporter=SilentReporter())
+    literal = DynamicLayerReplace(full, blocks, settings)
+    train, score = (
+        _cycle(literal.d_t, generator_for(settings.seed, "train")),
+        _cycle(literal.d_v, generator_for(settings.seed, "score")),
+    )
+    for step in range(1, settings.steps + 1):
+        assert literal.train_step(step, next(train)) == pytest.approx(report.training_losses[step - 1], rel=1e-5)
+        if step % settings.score_every_steps == 0:
+            literal.score_step(next(score))
+    assert report.scores == pytest.approx(literal.scores, rel=1e-3, abs=1e-7)
+    assert any(score != 0 for score in report.scores)
+    for index in range(8):
+        torch.testing.assert_close(
+            report.harmonizers[f"{index}.up.weight"], literal.ups[index].detach(), atol=1e-5, rtol=1e-3
+        )
+
+
+def _cycle(blocks: list[torch.Tensor], generator: torch.Generator):
+    while True:
+        order = torch.randperm(len(blocks), generator=generator).tolist()
+        for start in range(0, len(order), SETTINGS.batch_size):
+            yield torch.stack([blocks[i] for i in order[start : start + SETTINGS.batch_size]])
+
+
+@pytest.mark.parametrize("regroup", ["random", "fixed"])
+@pytest.mark.parametrize(("layers", "group_size"), [(24, 4), (12, 2), (30, 6)])
+def test_half_of_every_even_group_is_replaced(layers: int, group_size: int, regroup: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(layers, generator=generator)
+    for _ in range(50):
+        replaced = sample_replaced(scores, group_size, regroup, generator)
+        assert len(replaced) == layers // 2
+        if regroup == "fixed":
+            for start in range(0, layers, group_size):
+                assert len(replaced & set(range(start, start + group_size))) == group_size // 2
+
+
+def test_a_group_of_odd_length_keeps_one_more_than_it_replaces() -> None:
+    replaced = sample_replaced(torch.zeros(5), 5, "fixed", torch.Generator().manual_seed(0))
+    assert len(replaced) == 2
+
+
+def test_layers_with_higher_scores_are_kept_more_often() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.tensor([3.0, -3.0] * 4)
+    counts = torch.zeros(8)
+    for _ in range(400):
+        counts[list(sample_replaced(scores, 4, "random", generator))] += 1
+    assert counts[1::2].min() > counts[::2].max()
+
+
+def test_rewards_sum_to_zero_and_rank_the_smaller_loss_higher() -> None:
+    for kind in ("raw", "normalised"):
+        rewards = rewards_of([2.0, 1.0, 3.0], kind)
+        assert sum(rewards) == pytest.approx(0)
+        assert rewards[1] > rewards[0] > rewards[2]
+    assert torch.tensor(rewards_of([12.0, 11.0, 13.0], "normalised")).std() == pytest.approx(1)
+    assert rewards_of([1.0, 1.0], "normalised") == (0.0, 0.0)
+
+
+def test_the_scores_recover_a_planted_important_layer() -> None:
+    """A model in which one layer alone does anything: the others have output projections near zero."""
+    full = tiny_language_model("llama", layers=8)
+    planted = 5
+    for index in range(8):
+        layer = full.layout.layer(full.model, index)
+        for name in (full.layout.attention_linears[-1], full.layout.mlp_linears[-1]):
+            layer.get_submodule(name).weight.data.mul_(3.0 if index == planted else 1e-3)
+    text = full.model.generate(random_blocks(24, 2), do_sample=True, max_new_tokens=14, pad_token_id=0)
+    settings = dataclasses.replace(SETTINGS, steps=60, reward="normalised", score_learning_rate=0.5)
+    report = estimate_importance(full, text, settings, reporter=SilentReporter())
+    assert max(range(8), key=lambda index: report.scores[index]) == planted
+
+
+@pytest.mark.parametrize("model_type", FAMILY_CONFIGS)
+def test_the_model_comes_back_untouched(model_type: str) -> None:
+    full = tiny_language_model(model_type)
+    before = {name: tensor.clone() for name, tensor in full.model.state_dict().items()}
+    blocks = random_blocks()
+    logits = full.model(blocks[:2]).logits
+    settings = dataclasses.replace(SETTINGS, steps=2, harmonizer_start="closed_form")
+    estimate_importance(full, blocks, settings, reporter=SilentReporter())
+    after = full.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(full.model(blocks[:2]).logits, logits)
+
+
+def test_the_same_seed_repeats_to_the_last_digit_and_another_does_not() -> None:
+    full, blocks = tiny_language_model("gpt2"), random_blocks()
+    first, again = (estimate_importance(full, blocks, SETTINGS, reporter=SilentReporter()) for _ in range(2))
+    other = estimate_importance(full, blocks, dataclasses.replace(SETTINGS, seed=4), reporter=SilentReporter())
+    assert (first.scores, first.training_losses) == (again.scores, again.training_losses)
+    assert first.training_losses != other.training_losses
+
+
+def test_harmonizers_learn() -> None:
+    full = tiny_language_model("llama")
+    settings = dataclasses.replace(SETTINGS, steps=200, harmonizer_rank=16, harmonizer_learning_rate=0.03)
+    report = estimate_importance(full, random_blocks(), settings, reporter=SilentReporter())
+    losses = report.training_losses
+    assert sum(losses[-20:]) < 0.97 * sum(losses[:20])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"candidates": 1}, "at least 2 candidates"),
+        ({"group_size": 1}, "at least 2 layers"),
+        ({"candidates": 30, "regroup": "fixed", "group_size": 2}, "distinct"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict[str, object], message: str) -> None:
+    settings = dataclasses.replace(SETTINGS, **change)  # type: ignore[arg-type]
+    full = tiny_language_model("llama", layers=4)
+    with pytest.raises(ModelError, match=message):
+        estimate_importance(full, random_blocks(), settings, reporter=SilentReporter())
+
+
+def test_too_little_text_is_refused() -> None:
+    with pytest.raises(ModelError, match="at least 10 blocks"):
+        estimate_importance(tiny_language_model("llama"), random_blocks(9), SETTINGS, reporter=SilentReporter())
+
+
+def test_training_and_scoring_text_are_disjoint() -> None:
+    from scaleot_core.compression.importance import _split
+
+    train, score = _split(random_blocks(40), seed=1)
+    assert len(train) + len(score) == 40
+    assert not any(torch.equal(a, b) for a, b in itertools.product(train, score))

@@ -1,0 +1,233 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from fl_server.output import new_output
+from fl_server.simulation import simulate
+from scaleot_core.adapters.plug_in import plugged_in
+from scaleot_core.config import RunFile, read_run_file
+from scaleot_core.errors import DataError, InputError, ModelError, OutputError
+from scaleot_core.models.loading import load_model
+from scaleot_core.progress import SilentReporter
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
+
+QUESTION = "Question: is this sentence positive or negative? Answer:"
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model directory, public text, and a classification task in JSON lines."""
+    root = tmp_path_factory.mktemp("material")
+    tiny_model("llama").save_pretrained(root / "model")
+    tiny_tokenizer().save_pretrained(root / "model")
+    text = "the film is good and the story is true. the film is bad and the story is false. " * 60
+    (root / "public.txt").write_text(text)
+    for name, count in (("train", 40), ("test", 24)):
+        rows = [
+            {"context": f"the film number {i} is {('bad', 'good')[i % 2]}\n{QUESTION}", "label": i % 2,
+             "choices": ["negative", "positive"]}
+            for i in range(count)
+        ]
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def run_file(material: Path, *overrides: str) -> RunFile:
+    settings = {
+        "model.source": material / "model",
+        "model.dtype": "float32",
+        "model.device": "cpu",
+        "importance.text": material / "public.txt",
+        "importance.steps": 4,
+        "importance.harmonizer_rank": 4,
+        "importance.block_tokens": 16,
+        "importance.score_every_steps": 2,
+        "importance.closed_form_blocks": 8,
+        "emulator.num_adapter_layers": 2,
+        "data.train": material / "train.jsonl",
+        "data.test": material / "test.jsonl",
+        "federation.rounds": 2,
+        "federation.local_steps": 3,
+        "federation.clients": 3,
+        "evaluation.examples": 20,
+    }
+    return read_run_file(None, [f"{key}={value}" for key, value in settings.items()] + list(overrides))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALEOT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def finished(material: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One whole run that several tests look at."""
+    directory = tmp_path_factory.mktemp("finished")
+    os.environ["SCALEOT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    simulate(run_file(material), directory, SilentReporter())
+    return directory, json.loads((directory / "report.json").read_text())
+
+
+METRICS = {"loss", "accuracy", "accuracy_norm", "examples"}
+
+
+def test_the_report_has_every_key_of_the_design(finished: tuple[Path, dict[str, Any]]) -> None:
+    report = finished[1]
+    assert set(report) == {"results", "emulator", "federation", "bundle", "privacy", "seconds", "peak_memory_bytes",
+                           "config", "versions"}
+    models = {"zero_shot", "emulator_zero_shot", "emulator_tuned", "plug_in", "full_fine_tuning"}
+    assert set(report["results"]) == models
+    assert all(set(report["results"][model]) == METRICS for model in models)
+    assert set(report["emulator"]) == {"builder", "parameters", "bytes", "size_share", "verbatim_share",
+                                       "trained_share", "layers", "importance"}
+    assert set(report["emulator"]["layers"][0]) == {"index", "role", "rank"}
+    assert set(report["federation"]) == {"rounds", "bytes_down_per_client", "bytes_up_per_client"}
+    assert set(report["federation"]["rounds"][0]) == {"round", "clients", "rejected", "train_loss", "seconds"}
+    assert set(report["bundle"]) == {"bytes", "digest", "recipients"}
+    assert set(report["privacy"]) == {"mechanism", "epsilon_spent", "delta", "unit", "clients"}
+    assert set(report["seconds"]) == {"load", "importance", "build", "seal", "open", "train", "aggregate", "evaluate",
+                                      "total"}
+
+
+def test_the_report_says_what_happened(finished: tuple[Path, dict[str, Any]]) -> None:
+    report = finished[1]
+    assert [len(one["clients"]) for one in report["federation"]["rounds"]] == [3, 3]
+    assert report["bundle"]["recipients"] == ["data-owner-0", "data-owner-1", "data-owner-2"]
+    assert len(report["emulator"]["importance"]) == len(report["emulator"]["layers"]) == 6
+    assert report["federation"]["bytes_down_per_client"] > report["bundle"]["bytes"]
+    assert report["results"]["plug_in"]["examples"] == 20
+    assert report["results"]["plug_in"]["loss"] < report["results"]["zero_shot"]["loss"]
+    stages = [value for stage, value in report["seconds"].items() if stage != "total"]
+    assert sum(stages) <= report["seconds"]["total"]
+
+
+def test_the_output_holds_what_the_readme_promises(finished: tuple[Path, dict[str, Any]]) -> None:
+    directory = finished[0]
+    assert {path.name for path in directory.iterdir()} == {
+        "report.json", "report.html", "run.toml", "adapter", "bundle", "owner.pub", "importance"
+    }
+    assert read_run_file(directory / "run.toml", []).federation.clients == 3
+
+
+def test_the_saved_adapter_is_pefts_own_and_plugs_into_the_full_model(
+    finished: tuple[Path, dict[str, Any]], material: Path
+) -> None:
+    full = load_model(material / "model", dtype=torch.float32, device=torch.device("cpu"))
+    ids = torch.tensor(full.tokenizer(QUESTION)["input_ids"])[None]
+    before = full.model(ids).logits
+    tuned = PeftModel.from_pretrained(full.model, finished[0] / "adapter")
+    assert not torch.allclose(tuned(ids).logits, before)
+    from scaleot_core.evaluation import evaluate
+    from scaleot_core.training.data import read_records
+
+    records = read_records(material / "test.jsonl")[:20]
+    metrics = evaluate(tuned, full.tokenizer, records, reporter=SilentReporter())
+    assert metrics.loss == pytest.approx(finished[1]["results"]["plug_in"]["loss"], rel=1e-6)
+
+
+def test_a_run_with_the_same_seed_repeats_to_the_last_digit(
+    finished: tuple[Path, dict[str, Any]], material: Path, tmp_path: Path
+) -> None:
+    again = simulate(run_file(material), tmp_path, SilentReporter()).to_json()
+    assert again["results"] == finished[1]["results"]
+    assert again["emulator"] == finished[1]["emulator"]
+    losses = [[one["train_loss"] for one in each["federation"]["rounds"]] for each in (again, finished[1])]
+    assert losses[0] == losses[1]
+
+
+def test_another_seed_gives_another_run(
+    finished: tuple[Path, dict[str, Any]], material: Path, tmp_path: Path
+) -> None:
+    other = simulate(run_file(material, "seed=1"), tmp_path, SilentReporter()).to_json()
+    assert other["results"]["plug_in"] != finished[1]["results"]["plug_in"]
+    assert other["results"]["zero_shot"] == finished[1]["results"]["zero_shot"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("emulator.builder=uniform", "emulator.adapter_rule=ends", "adapter.kind=layers"),
+        ("adapter.kind=bottleneck", "evaluation.full_fine_tuning=false"),
+        ("federation.aggregation=ffa", "federation.clients_per_round=2"),
+    ],
+)
+def test_other_builders_adapters_and_aggregations_run_whole(
+    overrides: tuple[str, ...], material: Path, tmp_path: Path
+) -> None:
+    report = simulate(run_file(material, *overrides), tmp_path, SilentReporter())
+    assert report.results.plug_in.loss < report.results.zero_shot.loss
+    assert (tmp_path / "report.html").stat().st_size > 1000
+
+
+def test_more_clients_than_records_are_refused_before_any_work(material: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="41"):
+        simulate(run_file(material, "federation.clients=41"), tmp_path, SilentReporter())
+
+
+def test_more_adapter_layers_than_layers_are_refused(material: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"1 to 6.*got 7"):
+        simulate(run_file(material, "emulator.num_adapter_layers=7"), tmp_path, SilentReporter())
+
+
+def test_a_failed_run_leaves_nothing(material: Path, tmp_path: Path) -> None:
+    run = run_file(material, "emulator.num_adapter_layers=7")
+    with pytest.raises(InputError), new_output(tmp_path / "runs" / "out") as directory:
+        simulate(run, directory, SilentReporter())
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_an_output_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("precious")
+    with pytest.raises(OutputError, match="not an empty directory"), new_output(tmp_path):
+        pytest.fail("the run began")
+    assert (tmp_path / "kept.txt").read_text() == "precious"
+
+
+def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be made"), new_output(tmp_path / "file" / "out"):
+        pytest.fail("the run began")
+
+
+def test_importance_is_computed_once_and_serves_every_size(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fl_server import compress
+
+    calls = []
+    real = compress.estimate_importance
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(compress, "estimate_importance", counted)
+    full = compress.load_full_model(run_file(material).model, SilentReporter())
+    for overrides in ((), ("emulator.replaced_layer_share=0.5",), ("emulator.num_adapter_layers=1",)):
+        run = run_file(material, *overrides)
+        compress.find_or_estimate_importance(full, run.importance, run.seed, SilentReporter())
+    assert len(calls) == 1
+    changed = run_file(material, "importance.steps=5")
+    compress.find_or_estimate_importance(full, changed.importance, changed.seed, SilentReporter())
+    assert len(calls) == 2
+
+
+def test_plugging_in_leaves_the_full_model_as_it_was(finished: tuple[Path, dict[str, Any]], material: Path) -> None:
+    from fl_server.simulation import adapter_spec
+    from scaleot_core.adapters.adapter import attach_adapter
+
+    full = load_model(material / "model", dtype=torch.float32, device=torch.device("cpu"))
+    ids = torch.tensor([[5, 6, 7]])
+    before = full.model(ids).logits
+    spec = adapter_spec(run_file(material), [1, 3])
+    attached = attach_adapter(full.model, full.layout, spec)
+    state = {name: tensor + 0.1 for name, tensor in attached.state().items()}
+    attached.detach()
+    with plugged_in(full.model, full.layout, spec, state) as tuned:
+        assert not torch.allclose(tuned(ids).logits, before)
+    assert torch.equal(full.model(ids).logits, before)

@@ -1,0 +1,107 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from scaleot_core.errors import ModelError
+from scaleot_core.models.loading import load_model, load_tokenizer, tokenizer_files
+from tests.support.tiny_models import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    tiny_model("llama").save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def model_directory(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def load(directory: Path):
+    return load_model(directory, dtype=torch.float32, device=CPU)
+
+
+@pytest.mark.parametrize("model_type", FAMILY_CONFIGS)
+def test_a_saved_model_of_every_family_loads_and_computes_the_same(model_type: str, tmp_path: Path) -> None:
+    model = tiny_model(model_type)
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    ids = torch.tensor(tiny_tokenizer()("the film is good")["input_ids"])[None]
+    torch.testing.assert_close(loaded.model(ids).logits, model(ids).logits)
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+def test_the_digest_names_the_weights(model_directory: Path) -> None:
+    first = load(model_directory).digest
+    assert load(model_directory).digest == first
+    tiny_model("llama", seed=1).save_pretrained(model_directory)
+    assert load(model_directory).digest != first
+
+
+def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"expected config\.json"):
+        load(tmp_path)
+
+
+def test_a_model_without_weights_is_refused(model_directory: Path) -> None:
+    (model_directory / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="has no weights"):
+        load(model_directory)
+
+
+def test_pickled_weights_only_are_refused(model_directory: Path) -> None:
+    (model_directory / "model.safetensors").rename(model_directory / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pickled weights only \(pytorch_model\.bin\)"):
+        load(model_directory)
+
+
+def test_a_model_without_a_tokenizer_is_refused(model_directory: Path) -> None:
+    (model_directory / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"no tokenizer\.json"):
+        load(model_directory)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mamba"}, r"unknown model family 'mamba': expected one of bloom, gemma3_text, gpt2"),
+        ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
+        ({"model_type": None}, "names no model_type"),
+    ],
+)
+def test_a_configuration_we_cannot_use_is_refused(
+    change: dict[str, object], message: str, model_directory: Path
+) -> None:
+    path = model_directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ModelError, match=message):
+        load(model_directory)
+
+
+def test_truncated_weights_are_refused(model_directory: Path) -> None:
+    path = model_directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(model_directory)
+
+
+def test_a_tokenizer_goes_through_its_two_files_unchanged(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    for name, text in tokenizer_files(tokenizer).items():
+        (tmp_path / name).write_text(text)
+    read = load_tokenizer({path.name: path for path in tmp_path.iterdir()})
+    text = "Is this sentence positive? Ünïcode ✓"
+    assert read(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert (read.eos_token, read.pad_token, read.bos_token) == ("</s>", "<pad>", "<s>")
+    assert read.chat_template == tokenizer.chat_template

@@ -1,0 +1,58 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from scaleot_core.evaluation import Metrics
+from scaleot_core.report.document import accuracy_error
+from tests.support.example_report import choice_metrics, example_report
+
+
+def test_the_document_has_exactly_the_keys_that_tools_rely_on() -> None:
+    document = json.loads(example_report().to_text())
+    keys = {section: list(value) for section, value in document.items() if isinstance(value, dict)}
+    assert list(document) == [
+        *(
+            "results",
+            "emulator",
+            "federation",
+            "bundle",
+            "privacy",
+            "seconds",
+            "peak_memory_bytes",
+            "config",
+            "versions",
+        )
+    ]
+    assert keys["results"] == ["zero_shot", "emulator_zero_shot", "emulator_tuned", "plug_in", "full_fine_tuning"]
+    assert keys["emulator"] == [
+        *("builder", "parameters", "bytes", "size_share", "verbatim_share", "trained_share", "layers", "importance")
+    ]
+    assert keys["federation"] == ["rounds", "bytes_down_per_client", "bytes_up_per_client"]
+    assert keys["bundle"] == ["bytes", "digest", "recipients"]
+    assert keys["privacy"] == ["mechanism", "epsilon_spent", "delta", "unit", "clients"]
+    assert keys["seconds"] == ["load", "importance", "build", "seal", "open", "train", "aggregate", "evaluate", "total"]
+    assert list(document["emulator"]["layers"][0]) == ["index", "role", "rank"]
+    assert list(document["federation"]["rounds"][0]) == ["round", "clients", "rejected", "train_loss", "seconds"]
+
+
+def test_a_figure_that_a_task_does_not_have_is_left_out_and_a_reference_not_run_is_null() -> None:
+    report = example_report()
+    results = replace(report.results, plug_in=Metrics(loss=1.5, examples=7, perplexity=4.5), full_fine_tuning=None)
+    document = replace(report, results=results).to_json()
+    assert document["results"]["plug_in"] == {"loss": 1.5, "examples": 7, "perplexity": 4.5}
+    assert document["results"]["full_fine_tuning"] is None
+
+
+def test_a_number_that_is_not_finite_is_null_and_the_text_stays_json() -> None:
+    report = example_report()
+    rounds = (replace(report.federation.rounds[0], train_loss=math.nan),)
+    text = replace(report, federation=replace(report.federation, rounds=rounds)).to_text()
+    document = json.loads(text, parse_constant=pytest.fail)
+    assert document["federation"]["rounds"][0]["train_loss"] is None
+
+
+def test_the_standard_error_of_an_accuracy_is_that_of_the_binomial() -> None:
+    assert accuracy_error(choice_metrics(0.1, 0.5)) == pytest.approx(0.5 / math.sqrt(300))
+    assert accuracy_error(Metrics(loss=0.1, examples=3)) is None

@@ -1,0 +1,65 @@
+"""A report as a run of four clients would fill it, with figures made up."""
+
+from scaleot_core.compression.plan import LayerRole
+from scaleot_core.evaluation import Metrics
+from scaleot_core.report import (
+    Report,
+    ReportedBundle,
+    ReportedEmulator,
+    ReportedFederation,
+    ReportedLayer,
+    ReportedPrivacy,
+    ReportedRound,
+    Results,
+    StageSeconds,
+)
+
+ROLES = [
+    LayerRole.ADAPTER if i in (6, 12, 18, 24) else LayerRole.REPLACED if i in (3, 9, 14, 20, 21, 27) else LayerRole.KEPT
+    for i in range(30)
+]
+
+
+def choice_metrics(loss: float, accuracy: float) -> Metrics:
+    return Metrics(loss=loss, examples=300, accuracy=accuracy, accuracy_norm=accuracy - 0.01)
+
+
+def example_report() -> Report:
+    """Returns a whole report of a multiple-choice task."""
+    return Report(
+        results=Results(
+            zero_shot=choice_metrics(0.681, 0.567),
+            emulator_zero_shot=choice_metrics(0.722, 0.493),
+            emulator_tuned=choice_metrics(0.455, 0.783),
+            plug_in=choice_metrics(0.331, 0.857),
+            full_fine_tuning=choice_metrics(0.290, 0.887),
+        ),
+        emulator=ReportedEmulator(
+            builder="scaleot",
+            parameters=101_234_567,
+            size_bytes=202_469_134,
+            size_share=0.752,
+            verbatim_share=0.688,
+            trained_share=0.012,
+            layers=tuple(
+                ReportedLayer(i, role, 115 if role is LayerRole.KEPT else 64 if role is LayerRole.REPLACED else None)
+                for i, role in enumerate(ROLES)
+            ),
+            importance=tuple(((i * 7) % 30) / 20 - 0.6 for i in range(30)),
+        ),
+        federation=ReportedFederation(
+            rounds=(
+                ReportedRound(1, ("clinic-1", "clinic-2", "clinic-3", "clinic-4"), {}, 0.702, 31.2),
+                ReportedRound(2, ("clinic-1", "clinic-2", "clinic-4"), {"clinic-3": "E_NORM"}, 0.481, 30.9),
+                ReportedRound(3, ("clinic-1", "clinic-2", "clinic-3", "clinic-4"), {}, 0.402, 31.0),
+            ),
+            bytes_down_per_client=189_000_000,
+            bytes_up_per_client=741_000,
+        ),
+        bundle=ReportedBundle(187_654_321, "ab" * 32, ("clinic-1", "clinic-2", "clinic-3", "clinic-4")),
+        privacy=ReportedPrivacy("none", None, None, None, ()),
+        seconds=StageSeconds(2.1, 120.4, 8.2, 1.4, 0.9, 93.1, 0.2, 70.5, 301.7),
+        peak_memory_bytes=2_345_678_901,
+        config={"seed": 0, "model": {"source": "smollm2-135m", "dtype": "bfloat16"}, "federation": {"clients": 4}},
+        versions={"scaleot": "0.1.0", "torch": "2.13.0"},
+    )

@@ -1,0 +1,218 @@
+from pathlib import Path
+
+import pytest
+
+from scaleot_core.config import AdapterSection, FederationSection, RunFile, read_run_file, to_toml
+from scaleot_core.errors import RunFileError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def faults_of(path: Path | None, *overrides: str) -> tuple[str, ...]:
+    with pytest.raises(RunFileError) as caught:
+        read_run_file(path, overrides)
+    return caught.value.faults
+
+
+def test_no_run_file_and_an_empty_one_are_the_quickstart(tmp_path: Path) -> None:
+    assert read_run_file(None, []) == RunFile()
+    assert read_run_file(write(tmp_path / "run.toml", ""), []) == RunFile()
+
+
+def test_a_run_file_has_the_sections_and_keys_that_tools_rely_on() -> None:
+    promised = {
+        "model": {"source", "dtype", "device"},
+        "importance": {"text", "steps", "candidates", "harmonizer_rank"},
+        "emulator": {"builder", "num_adapter_layers", "adapter_rule", "replaced_layer_share", "removed_rank_share"},
+        "adapter": {"kind", "rank"},
+        "data": {"train", "test"},
+        "federation": {
+            *("engine", "clients", "rounds", "clients_per_round", "partition", "partition_alpha"),
+            *("local_steps", "batch_size", "learning_rate", "aggregation"),
+        },
+        "privacy": {"mechanism", "epsilon", "delta", "max_grad_norm"},
+        "evaluation": {"examples", "full_fine_tuning"},
+    }
+    document = RunFile().model_dump()
+    assert document.keys() == {"seed", *promised}
+    for section, keys in promised.items():
+        assert keys <= document[section].keys()
+
+
+def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "run.toml",
+        """
+        seed = -1
+        privacy = 4
+        [model]
+        dtype = "fp32"
+        [emulator]
+        replaced_layer_share = 1.5
+        removed_rank_share = "0.8"
+        [adapter]
+        kind = "layers"
+        [federation]
+        clients = 0
+        locl_steps = 3
+        learning_rate = true
+        aggregation = "ffa"
+        [data]
+        train = "missing.jsonl"
+        """,
+    )
+    faults = faults_of(path, "evaluation.examples=many", "nonsense")
+    expected = {
+        "--set nonsense: expected section.key=value",
+        "seed: got -1, expected a whole number from 0 to 4294967295",
+        "privacy: got 4, expected a table: [privacy]",
+        'model.dtype: got "fp32", expected "float32" or "bfloat16" or "float16"',
+        "emulator.replaced_layer_share: got 1.5, expected a number from 0 to 1",
+        'emulator.removed_rank_share: got "0.8", expected a number from 0 to 1',
+        "federation.clients: got 0, expected a whole number, at least 1",
+        "federation.locl_steps: no such key; did you mean federation.local_steps?",
+        "federation.learning_rate: got true, expected a number above 0",
+        'federation.aggregation: got "ffa", expected adapter.kind = "lora"',
+        f'data.train: no file "{tmp_path}/missing.jsonl"',
+        'evaluation.examples: got "many", expected a whole number, at least 1 (from --set)',
+    }
+    assert {start for start in expected if any(fault.startswith(start) for fault in faults)} == expected
+    assert len(faults) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("emulator.removed_rank_share=-0.1", "expected a number from 0 to 1"),
+        ("emulator.replaced_layer_share=nan", "expected a number from 0 to 1"),
+        ("federation.learning_rate=0", "expected a number above 0"),
+        ("federation.learning_rate=inf", "expected a number above 0"),
+        ("federation.rounds=1.5", "expected a whole number, at least 1"),
+        ("federation.rounds=true", "expected a whole number, at least 1"),
+        ("importance.candidates=1", "at least 2"),
+        ("privacy.delta=1", "expected a number between 0 and 1"),
+        ("evaluation.full_fine_tuning=1", "expected true or false"),
+        ("model.source=''", "a text in quotes, not empty"),
+        ("adapter.kind=Lora", 'expected "lora" or "layers" or "bottleneck"'),
+    ],
+)
+def test_a_value_out_of_range_or_of_another_type_is_refused(override: str, fault: str) -> None:
+    [only] = faults_of(None, override)
+    assert only.startswith(override.partition("=")[0]) and fault in only
+
+
+@pytest.mark.parametrize(
+    ("override", "known"),
+    [
+        ("emulator.builder=distilled", '"scaleot" or "uniform"'),
+        ("federation.aggregation=median", '"fedavg" or "ffa"'),
+        ("privacy.mechanism=dp-sgd", '"none"'),
+    ],
+)
+def test_a_feature_of_a_later_version_is_refused_and_what_exists_is_named(override: str, known: str) -> None:
+    [fault] = faults_of(None, override)
+    assert f"{known}, which is all this version has" in fault
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("clients=3", "did you mean federation.clients?"),
+        ("model.clients=3", "did you mean federation.clients?"),
+        ("federation.cleints=3", "did you mean federation.clients?"),
+        ("federated.clients=3", "did you mean federation?"),
+        ("model.zzz=3", "known here: source, dtype, device"),
+        ("model.batch_size=3", "did you mean importance.batch_size or federation.batch_size?"),
+        ("data.train=sst2-trian", 'did you mean the asset "sst2-train"?'),
+        ("data.test=smollm2-135m", 'got the asset "smollm2-135m", expected one of the assets "sst2-train"'),
+        ("model.source=sst2-train", 'got the asset "sst2-train", expected the asset "smollm2-135m"'),
+        ("model.dtype=bfloat", 'did you mean "bfloat16"?'),
+    ],
+)
+def test_the_nearest_that_exists_is_named(override: str, hint: str) -> None:
+    [fault] = faults_of(None, override)
+    assert hint in fault
+
+
+def test_every_client_takes_part_in_a_round_unless_the_file_says_fewer() -> None:
+    assert read_run_file(None, ["federation.clients=9"]).federation.clients_per_round == 9
+    assert read_run_file(None, ["federation.clients=9", "federation.clients_per_round=2"]).federation.clients == 9
+
+
+def test_a_round_cannot_have_more_clients_than_there_are() -> None:
+    [fault] = faults_of(None, "federation.clients=3", "federation.clients_per_round=4")
+    assert fault.startswith("federation.clients_per_round: got 4, expected at most federation.clients, which is 3")
+
+
+def test_ffa_without_lora_is_refused_whether_or_not_the_section_has_another_fault() -> None:
+    rule = 'federation.aggregation: got "ffa", expected adapter.kind = "lora"'
+    assert any(fault.startswith(rule) for fault in faults_of(None, "federation.aggregation=ffa", "adapter.kind=layers"))
+    faults = faults_of(None, "federation.aggregation=ffa", "adapter.kind=bottleneck", "federation.rounds=0")
+    assert [fault.startswith(rule) for fault in faults].count(True) == 1
+    with pytest.raises(ValueError, match="no A to freeze"):
+        RunFile(adapter=AdapterSection(kind="layers"), federation=FederationSection(aggregation="ffa"))
+
+
+def test_a_relative_path_starts_at_the_run_file_and_one_of_set_at_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, current = tmp_path / "beside", tmp_path / "current"
+    for directory in (beside, current, beside / "model"):
+        directory.mkdir()
+    write(beside / "train.jsonl", "")
+    write(current / "test.jsonl", "")
+    monkeypatch.chdir(current)
+    path = write(beside / "run.toml", 'model.source = "model"\ndata.train = "train.jsonl"')
+    run = read_run_file(path, ["data.test=test.jsonl"])
+    assert run.model.source == str(beside / "model")
+    assert (run.data.train, run.data.test) == (str(beside / "train.jsonl"), str(current / "test.jsonl"))
+
+
+def test_an_assets_name_wins_over_a_file_of_that_name_and_a_path_is_written_with_a_dot(tmp_path: Path) -> None:
+    write(tmp_path / "sst2-train", "")
+    assert read_run_file(write(tmp_path / "a.toml", 'data.train = "sst2-train"'), []).data.train == "sst2-train"
+    run = read_run_file(write(tmp_path / "b.toml", 'data.train = "./sst2-train"'), [])
+    assert Path(run.data.train) == tmp_path / "sst2-train"
+
+
+def test_an_override_is_toml_or_bare_text_and_the_last_one_wins() -> None:
+    run = read_run_file(
+        None,
+        ["model.dtype=float32", 'model.device="cpu"', "federation.learning_rate=2e-3", "seed=3", "seed = 4"],
+    )
+    assert (run.model.dtype, run.model.device, run.federation.learning_rate) == ("float32", "cpu", 2e-3)
+    assert run.seed == 4
+
+
+def test_an_override_changes_only_its_key(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.toml", "[federation]\nclients = 7\nrounds = 5")
+    federation = read_run_file(path, ["federation.rounds=2"]).federation
+    assert (federation.clients, federation.rounds) == (7, 2)
+
+
+def test_an_override_cannot_smuggle_in_a_second_key() -> None:
+    [fault] = faults_of(None, "federation.rounds=3\nclients = 9")
+    assert fault.startswith("federation.rounds: got")
+
+
+def test_what_to_toml_writes_reads_back_to_an_equal_run_file(tmp_path: Path) -> None:
+    write(tmp_path / 'quoted "name" é.jsonl', "")
+    run = read_run_file(
+        write(tmp_path / "run.toml", "[data]\ntrain = 'quoted \"name\" é.jsonl'"),
+        ["federation.learning_rate=1e-7", "evaluation.full_fine_tuning=false", "federation.clients=3"],
+    )
+    assert run != RunFile()
+    assert read_run_file(write(tmp_path / "resolved.toml", to_toml(run)), []) == run
+
+
+def test_a_run_file_that_cannot_be_read_or_is_no_toml_is_one_clear_fault(tmp_path: Path) -> None:
+    assert faults_of(tmp_path / "none.toml") == ("it cannot be read: No such file or directory",)
+    assert faults_of(tmp_path) == ("it cannot be read: Is a directory",)
+    [fault] = faults_of(write(tmp_path / "broken.toml", "[model\n"))
+    assert fault.startswith("it is no TOML") and "line 1" in fault
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    [fault] = faults_of(tmp_path / "binary.toml")
+    assert fault.startswith("it is no TOML")
