@@ -38,3 +38,24 @@ def simulate(
     else:
         print_table(report, Console())
     typer.echo(f"saved in {destination}", err=True)
+
+
+def estimate(
+    file: OptionalRunFile = None,
+    overrides: SetOption = [],  # noqa: B006 - typer copies it
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that gets the report, named by digest.")],
+) -> None:
+    """Score the layers of a model and learn its harmonizers, whether or not that was done before."""
+    from fl_server.compress import importance_settings, load_full_model, public_blocks
+    from scaleot_core.compression.importance import estimate_importance
+    from scaleot_core.compression.importance_store import importance_digest, save_importance
+    from scaleot_core.config import read_run_file
+    from scaleot_core.progress import terminal_or_log_reporter
+
+    run, reporter = read_run_file(file, overrides), terminal_or_log_reporter()
+    full = load_full_model(run.model, reporter)
+    blocks, settings = public_blocks(full, run.importance, reporter), importance_settings(run.importance)
+    digest = importance_digest(full.digest, blocks, settings)
+    save_importance(estimate_importance(full, blocks, settings, reporter=reporter), out / digest)
+    typer.echo(out / digest)

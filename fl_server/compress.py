@@ -43,7 +43,7 @@ def load_full_model(section: ModelSection, reporter: Reporter) -> LanguageModel:
 
 
 def find_or_estimate_importance(
-    full: LanguageModel, section: ImportanceSection, seed: int, reporter: Reporter
+    full: LanguageModel, section: ImportanceSection, reporter: Reporter
 ) -> ImportanceReport:
     """Returns the importance report of the model, from the package or the cache if it was computed before.
 
@@ -52,7 +52,7 @@ def find_or_estimate_importance(
         OutputError: the cache cannot be written.
     """
     blocks = public_blocks(full, section, reporter)
-    settings = importance_settings(section, seed)
+    settings = importance_settings(section)
     digest = importance_digest(full.digest, blocks, settings)
     cache = cache_directory() / "importance"
     found = find_importance(digest, (SHIPPED_DIRECTORY, cache))
@@ -64,10 +64,10 @@ def find_or_estimate_importance(
     return found
 
 
-def importance_settings(section: ImportanceSection, seed: int) -> ImportanceSettings:
+def importance_settings(section: ImportanceSection) -> ImportanceSettings:
     """Returns the settings of Dynamic LayerReplace that a run file gives."""
     fields = section.model_dump(exclude={"text", "block_tokens"})
-    return ImportanceSettings(**fields, seed=seed)
+    return ImportanceSettings(**fields)
 
 
 def public_blocks(full: LanguageModel, section: ImportanceSection, reporter: Reporter) -> TokenBlocks:

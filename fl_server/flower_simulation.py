@@ -1,7 +1,6 @@
 """The second engine: the same two apps under ``flwr run``, in Flower's simulation engine (Ray)."""
 
 import importlib.util
-import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from scaleot_core.progress import Reporter, Stage
 
 SERVER_APP = "fl_server.server_app:app"
 DATA_OWNERS_VARIABLE = "SCALEOT_DATA_OWNERS"
-POLL_SECONDS = 2.0
+POLL_SECONDS = 3.0
 START_ALLOWANCE_SECONDS = 300.0
 """Ray and the apps take this long to start, at most."""
 LOG_LINES = 40
@@ -59,14 +58,12 @@ def run_with_flower(owner_directory: Path, data_owners_directory: Path, reporter
         DATA_OWNERS_VARIABLE: str(data_owners_directory.absolute()),
         "OMP_NUM_THREADS": str(_threads()),  # Ray would set it to its own idea of an actor's share
     }
-    with tempfile.TemporaryDirectory(prefix="scaleot-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        app = folder / "app"
+    with running_superlink(variables) as superlink:
+        app = superlink.folder / "app"
         app.mkdir()
         (app / "pyproject.toml").write_text(_APP.format(server_app=SERVER_APP, client_app=CLIENT_APP), encoding="utf-8")
-        with running_superlink(folder, variables) as superlink:
-            run_id = superlink.submit(app, settings=_simulation_settings(clients))
-            _follow(superlink, run_id, owner_directory, reporter)
+        run_id = superlink.submit(app, settings=_simulation_settings(clients))
+        _follow(superlink, run_id, owner_directory, reporter)
 
 
 def _follow(superlink: SuperLink, run_id: str, owner_directory: Path, reporter: Reporter) -> None:

@@ -39,11 +39,11 @@ class Findings:
     run: RunFile
     full: LanguageModel
     results: Results
+    rounds: tuple[RoundRecord, ...]
     plan: LayerPlan
     importance: ImportanceReport | None
     described: EmulatorReport
     sealed: SealedBundle
-    rounds: tuple[RoundRecord, ...]
 
 
 def make_report(findings: Findings, seconds: StageSeconds) -> Report:

@@ -47,11 +47,24 @@ ROUND_DEADLINE_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
-class _Material:
-    """What the run works on, read and checked before anything is computed."""
+class _Session:
+    """One run under way: what it was given, what it works on, and where it keeps it."""
 
+    run: RunFile
+    full: LanguageModel
     partitions: tuple[tuple[Record, ...], ...]
+    """The training records of every data owner."""
     test: tuple[Record, ...]
+    workspace: Workspace
+    directory: Path
+    watch: Stopwatch
+    reporter: Reporter
+
+    def evaluate(self, title: str, held: LanguageModel | Emulator) -> Metrics:
+        """Measures a model on the held-out records."""
+        self.reporter.note(f"evaluating: {title}")
+        with self.watch.stage("evaluate"):
+            return evaluate(held.model, held.tokenizer, self.test, reporter=self.reporter)
 
 
 @dataclass(frozen=True)
@@ -64,11 +77,20 @@ class _Compressed:
     sealed: SealedBundle
 
 
+@dataclass(frozen=True)
+class _Federated:
+    """The outcome of the rounds."""
+
+    rounds: tuple[RoundRecord, ...]
+    spec: AdapterSpec
+    adapter: TensorDict
+
+
 def simulate(run: RunFile, directory: Path, reporter: Reporter) -> Report:
     """Runs the federation of a run file and writes its results to the existing ``directory``.
 
-    Writes ``report.json``, ``report.html``, ``run.toml``, ``adapter/``, ``bundle/``, ``owner.pub`` and, where the builder
-    has one, ``importance/``. The simulated parties' private keys and text lie in a temporary directory meanwhile.
+    Writes ``report.json``, ``report.html``, ``run.toml``, ``adapter/``, ``bundle/``, ``owner.pub`` and, where the
+    builder has one, ``importance/``. The simulated parties' keys and text lie in a temporary directory meanwhile.
 
     Raises:
         InputError: the run file's model, text or data cannot be used.
@@ -76,89 +98,73 @@ def simulate(run: RunFile, directory: Path, reporter: Reporter) -> Report:
     """
     watch = Stopwatch()
     (directory / "run.toml").write_text(to_toml(run), encoding="utf-8")
-    with watch.stage("load"):
-        material = _read_material(run, reporter)
-        full = load_full_model(run.model, reporter)
-    with watch.stage("evaluate"):
-        zero_shot = _evaluate(full, material, reporter, "zero-shot")
     with tempfile.TemporaryDirectory(prefix="scaleot-") as name:
-        workspace = create_workspace(Path(name))
-        compressed = _compress(run, full, workspace, directory, watch, reporter)
-        rounds, spec, adapter = _federate(run, full, compressed, workspace, material, watch, reporter)
-        with watch.stage("open"):
-            emulator = _open_emulator(full, workspace, compressed.sealed)
-    with watch.stage("evaluate"):
-        results = _measure(full, emulator, material, spec, adapter, zero_shot, reporter)
-    del emulator
+        with watch.stage("load"):
+            partitions, test = _read_data(run, reporter)
+            full = load_full_model(run.model, reporter)
+            workspace = create_workspace(Path(name))
+        session = _Session(run, full, partitions, test, workspace, directory, watch, reporter)
+        zero_shot = session.evaluate("zero-shot", full)
+        compressed = _compress(session)
+        federated = _federate(session, compressed)
+        results = _measure(session, compressed.sealed, federated, zero_shot)
     if run.evaluation.full_fine_tuning:
-        results = _with_reference(run, full, material, results, watch, reporter)
-    save_adapter(adapter, spec, full.layout, directory / "adapter")
-    findings = Findings(
-        run, full, results, compressed.plan, compressed.importance, compressed.described, compressed.sealed, rounds
-    )
+        results = replace(results, full_fine_tuning=_full_fine_tuning(session))
+    save_adapter(full.model, full.layout, federated.spec, federated.adapter, directory / "adapter")
+    findings = Findings(run, full, results, federated.rounds, **vars(compressed))
     report = make_report(findings, watch.read())
     write_report(report, directory)
     return report
 
 
-def _read_material(run: RunFile, reporter: Reporter) -> _Material:
+def _read_data(run: RunFile, reporter: Reporter) -> tuple[tuple[tuple[Record, ...], ...], tuple[Record, ...]]:
+    """Reads and divides the records before anything is computed, so that faults in them show at once."""
     train = read_records(asset_or_path(run.data.train, reporter))
     test = read_records(asset_or_path(run.data.test, reporter))
-    federation = run.federation
     partitions = partition_records(
         train,
-        clients=federation.clients,
-        method=federation.partition,
-        alpha=federation.partition_alpha,
+        clients=run.federation.clients,
+        method=run.federation.partition,
+        alpha=run.federation.partition_alpha,
         seed=derive_seed(run.seed, "partition"),
     )
-    return _Material(partitions, test[: run.evaluation.examples])
+    return partitions, test[: run.evaluation.examples]
 
 
-def _compress(
-    run: RunFile, full: LanguageModel, workspace: Workspace, directory: Path, watch: Stopwatch, reporter: Reporter
-) -> _Compressed:
+def _compress(session: _Session) -> _Compressed:
+    run, full, watch = session.run, session.full, session.watch
     importance = None
     if run.emulator.builder == "scaleot":
         with watch.stage("importance"):
-            importance = find_or_estimate_importance(full, run.importance, run.seed, reporter)
-            save_importance(importance, directory / "importance")
+            importance = find_or_estimate_importance(full, run.importance, session.reporter)
+            save_importance(importance, session.directory / "importance")
     with watch.stage("build"):
         plan = plan_emulator(run.emulator, full.layout.num_layers, importance.scores if importance else None)
         emulator = build_planned(full, plan, importance)
         described = describe_emulator(emulator, full)
     with watch.stage("seal"):
-        sealed = seal_emulator(emulator, workspace, directory / "bundle")
-        save_owner_public_key(workspace.owner_key.public, directory / "owner.pub")
+        sealed = seal_emulator(emulator, session.workspace, session.directory / "bundle")
+        save_owner_public_key(session.workspace.owner_key.public, session.directory / "owner.pub")
     return _Compressed(plan, importance, described, sealed)
 
 
-def _federate(
-    run: RunFile,
-    full: LanguageModel,
-    compressed: _Compressed,
-    workspace: Workspace,
-    material: _Material,
-    watch: Stopwatch,
-    reporter: Reporter,
-) -> tuple[tuple[RoundRecord, ...], AdapterSpec, TensorDict]:
+def _federate(session: _Session, compressed: _Compressed) -> _Federated:
+    run, full, workspace = session.run, session.full, session.workspace
     spec = adapter_spec(run, compressed.plan.adapter_layers)
-    settle_data_owners(workspace, compressed.sealed, material.partitions, device=run.model.device)
     attached = attach_adapter(full.model, full.layout, spec)
-    try:
-        initial = attached.state()
-    finally:
-        attached.detach()
+    initial = attached.state()
+    attached.detach()
+    settle_data_owners(workspace, compressed.sealed, session.partitions, device=run.model.device)
     write_run(workspace.owner_directory, _run_settings(run, spec, compressed.sealed), initial)
     if run.federation.engine == "flower":
-        run_with_flower(workspace.owner_directory, workspace.data_owners_directory, reporter)
+        run_with_flower(workspace.owner_directory, workspace.data_owners_directory, session.reporter)
     else:
         owners = workspace.data_owner_directories(run.federation.clients)
-        run_in_process(workspace.owner_directory, owners, reporter)
+        run_in_process(workspace.owner_directory, owners, session.reporter)
     rounds = read_rounds(workspace.owner_directory)
-    watch.add("aggregate", sum(record.aggregate_seconds for record in rounds))
-    watch.add("train", sum(record.seconds - record.aggregate_seconds for record in rounds))
-    return rounds, spec, read_adapter(workspace.owner_directory / ADAPTER_FILE)
+    session.watch.add("aggregate", sum(record.aggregate_seconds for record in rounds))
+    session.watch.add("train", sum(record.seconds - record.aggregate_seconds for record in rounds))
+    return _Federated(rounds, spec, read_adapter(workspace.owner_directory / ADAPTER_FILE))
 
 
 def adapter_spec(run: RunFile, layers: Sequence[int]) -> AdapterSpec:
@@ -192,55 +198,40 @@ def _run_settings(run: RunFile, spec: AdapterSpec, sealed: SealedBundle) -> Owne
     )
 
 
-def _open_emulator(full: LanguageModel, workspace: Workspace, sealed: SealedBundle) -> Emulator:
-    with open_as_data_owner(workspace, sealed, 0) as opened:
-        return read_emulator(opened.files, device=full.model.device)
-
-
-def _evaluate(models: LanguageModel | Emulator, material: _Material, reporter: Reporter, name: str) -> Metrics:
-    reporter.note(f"evaluating: {name}")
-    return evaluate(models.model, models.tokenizer, material.test, reporter=reporter)
-
-
-def _measure(
-    full: LanguageModel,
-    emulator: Emulator,
-    material: _Material,
-    spec: AdapterSpec,
-    adapter: TensorDict,
-    zero_shot: Metrics,
-    reporter: Reporter,
-) -> Results:
-    emulator_zero_shot = _evaluate(emulator, material, reporter, "emulator zero-shot")
+def _measure(session: _Session, sealed: SealedBundle, federated: _Federated, zero_shot: Metrics) -> Results:
+    """Measures the emulator as the first data owner opens it, and the adapter in it and in the full model."""
+    full, spec, adapter = session.full, federated.spec, federated.adapter
+    with session.watch.stage("open"), open_as_data_owner(session.workspace, sealed, 0) as opened:
+        emulator = read_emulator(opened.files, device=full.model.device)
+    emulator_zero_shot = session.evaluate("emulator zero-shot", emulator)
     with plugged_in(emulator.model, emulator.layout, spec, adapter):
-        emulator_tuned = _evaluate(emulator, material, reporter, "emulator tuned")
+        emulator_tuned = session.evaluate("emulator tuned", emulator)
     with plugged_in(full.model, full.layout, spec, adapter):
-        plug_in = _evaluate(full, material, reporter, "plug-in")
+        plug_in = session.evaluate("plug-in", full)
     return Results(zero_shot, emulator_zero_shot, emulator_tuned, plug_in, None)
 
 
-def _with_reference(
-    run: RunFile, full: LanguageModel, material: _Material, results: Results, watch: Stopwatch, reporter: Reporter
-) -> Results:
-    """Adds full fine-tuning: an adapter of the same kind in every layer, trained on the pooled text.
+def _full_fine_tuning(session: _Session) -> Metrics:
+    """Measures the reference: an adapter of the same kind in every layer, trained on the pooled text.
 
     It sees as many examples as all clients together, in batches of their size.
     """
-    federation = run.federation
+    run, full, federation = session.run, session.full, session.run.federation
     steps = federation.rounds * federation.local_steps * federation.clients_per_round
+    pooled = [record for records in session.partitions for record in records]
+    examples = encode_for_training(pooled, full.tokenizer, max_tokens=federation.max_tokens)
+    session.reporter.note("full fine-tuning, the reference")
     attached = attach_adapter(full.model, full.layout, adapter_spec(run, range(full.layout.num_layers)))
     try:
-        pooled = [record for records in material.partitions for record in records]
-        with watch.stage("train"):
+        with session.watch.stage("train"):
             train_adapter(
                 attached,
-                encode_for_training(pooled, full.tokenizer, max_tokens=federation.max_tokens),
+                examples,
                 LocalTraining(steps, federation.batch_size, federation.learning_rate, federation.optimizer),
                 pad_token_id=full.tokenizer.pad_token_id,
                 seed=derive_seed(run.seed, "full fine-tuning"),
-                reporter=reporter,
+                reporter=session.reporter,
             )
-        with watch.stage("evaluate"):
-            return replace(results, full_fine_tuning=_evaluate(full, material, reporter, "full fine-tuning"))
+        return session.evaluate("full fine-tuning", full)
     finally:
         attached.detach()

@@ -2,10 +2,10 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -19,14 +19,15 @@ from scaleot_core.errors import EngineError
 
 _CONNECTION = "simulation"
 _START_SECONDS = 60.0
-_STOP_SECONDS = 20.0
 _COMMAND_SECONDS = 120.0
+_LONGEST_DIRECTORY = 20
 
 _OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # its default is to install torch anew, from the network
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # its default gives way to every other process of the machine
     "HF_HUB_OFFLINE": "1",
     "NO_PROXY": "127.0.0.1,localhost",
     "no_proxy": "127.0.0.1,localhost",
@@ -88,15 +89,15 @@ class SuperLink:
 
 
 @contextmanager
-def running_superlink(folder: Path, variables: Mapping[str, str]) -> Iterator[SuperLink]:
-    """Lends a SuperLink that keeps all its state in ``folder``; every process of it is stopped at the end.
+def running_superlink(variables: Mapping[str, str]) -> Iterator[SuperLink]:
+    """Lends a SuperLink that keeps all its state in a folder of its own; nothing of it is left at the end.
 
     Anybody on this machine who reaches its loopback port can submit a run, as with ``flwr run``'s own local SuperLink.
 
     Raises:
         EngineError: it does not start.
     """
-    port = _free_port()
+    port, folder = _free_port(), Path(tempfile.mkdtemp(prefix="scaleot-", dir=_short_directory()))
     environment = _environment(folder, variables)
     (folder / "config.toml").write_text(
         f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
@@ -105,15 +106,23 @@ def running_superlink(folder: Path, variables: Mapping[str, str]) -> Iterator[Su
     )
     command = [_script("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--database", str(folder / "state.db")]
-    with (folder / "superlink.log").open("wb") as log:
+    with _guard(folder), (folder / "superlink.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - no shell, and our own arguments
             command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-        try:
-            _wait_until_healthy(process, port, folder / "superlink.log")
-            yield SuperLink(environment, folder)
-        finally:
-            _stop(process)
+        _wait_until_healthy(process, port, folder / "superlink.log")
+        yield SuperLink(environment, folder)
+
+
+@contextmanager
+def _guard(folder: Path) -> Iterator[None]:
+    """Has every process of the folder stopped, and the folder removed, even if this process is killed."""
+    command = [sys.executable, "-m", "fl_server.process_guard", str(folder)]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - as above
+    try:
+        yield
+    finally:
+        guard.communicate()  # closes its standard input and waits
 
 
 def _environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
@@ -126,6 +135,12 @@ def _environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
 
 def _script(name: str) -> str:
     return str(Path(sys.executable).parent / name)
+
+
+def _short_directory() -> str:
+    """Where the folder goes: Ray's sockets lie 70 bytes below it, and a socket's path has at most 107."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= _LONGEST_DIRECTORY else "/tmp"  # noqa: S108 - mkdtemp makes it safe
 
 
 def _free_port() -> int:
@@ -145,19 +160,6 @@ def _wait_until_healthy(process: "subprocess.Popen[bytes]", port: int, log: Path
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise EngineError(f"Flower's SuperLink did not start: {_tail(log.read_text(errors='replace'))}")
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ends the SuperLink's whole session: first by asking, then by force."""
-    for signal_number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, signal_number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def _tail(text: str, lines: int = 30) -> str:

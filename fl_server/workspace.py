@@ -1,4 +1,4 @@
-"""The directories of a simulated federation: the model owner's, and one for every data owner, keys and grants included."""
+"""The directories of a simulated federation: the model owner's, and one for every data owner with keys and grant."""
 
 import json
 from collections.abc import Sequence

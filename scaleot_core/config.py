@@ -48,15 +48,16 @@ class ImportanceSection(Section):
     batch_size: int = Field(4, ge=1, description="blocks of text in a batch")
     block_tokens: int = Field(128, ge=2, description="tokens in a block of text")
     harmonizer_learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
-    score_learning_rate: float = Field(10.0, gt=0, description="the paper's eta")
-    score_every_steps: int = Field(10, ge=1, description="training steps between two updates of the scores")
+    score_learning_rate: float = Field(0.2, gt=0, description="the paper's eta; for a raw reward about 10")
+    score_every_steps: int = Field(2, ge=1, description="training steps between two updates of the scores")
     group_size: int = Field(4, ge=2, description="layers in a group, of which half are replaced")
     regroup: Literal["random", "fixed"] = Field("random", description="groups afresh for every sample, or contiguous")
-    reward: Literal["raw", "normalised"] = Field("raw", description="divided by the candidates' deviation, or not")
+    reward: Literal["raw", "normalised"] = Field("normalised", description="by the candidates' deviation, or as it is")
     harmonizer_start: Literal["identity", "closed_form"] = Field(
         "closed_form", description="identity as in the paper, or a regression on the public text"
     )
     closed_form_blocks: int = Field(128, ge=1, description="blocks of text behind the closed form")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="of this stage alone, so that runs of any seed share it")
 
 
 class EmulatorSection(Section):
@@ -64,9 +65,9 @@ class EmulatorSection(Section):
 
     builder: Literal["scaleot", "uniform"] = Field("scaleot", description="uniform drops layers at an even stride")
     num_adapter_layers: int = Field(4, ge=1, description="N_a: layers that are tuned")
-    adapter_rule: Literal["most_important", "ends", "spread"] = Field("most_important", description="which layers")
+    adapter_rule: Literal["most_important", "ends", "spread"] = Field("spread", description="which layers")
     replaced_layer_share: float = Field(0.25, ge=0, le=1, description="alpha: 0 keeps every layer, 1 none but N_a")
-    removed_rank_share: float = Field(0.8, ge=0, le=1, description="beta: 0 keeps attention's full rank, 1 the least")
+    removed_rank_share: float = Field(0.0, ge=0, le=1, description="beta: 0 keeps attention's full rank, 1 the least")
 
 
 class AdapterSection(Section):

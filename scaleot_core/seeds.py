@@ -9,7 +9,7 @@ import torch
 
 
 def derive_seed(seed: int, *labels: str | int) -> int:
-    """Returns a 53-bit seed, exact in JSON, for the part of a run that ``labels`` name: SHA-256 of the seed and the labels."""
+    """Returns a 53-bit seed (exact in JSON) for the part of a run that ``labels`` name: SHA-256 of seed and labels."""
     text = "\x1f".join([str(seed), *map(str, labels)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 11
 

@@ -67,9 +67,16 @@ class AdapterSpec:
 class AttachedAdapter:
     """An adapter inside a model; ``detach`` leaves the model as it was before."""
 
-    def __init__(self, model: PreTrainedModel, trainable: dict[str, nn.Parameter], restore: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        trainable: dict[str, nn.Parameter],
+        restore: Callable[[], None],
+        frozen: dict[str, nn.Parameter] | None = None,
+    ) -> None:
         self.model = model
         self._trainable = dict(sorted(trainable.items()))
+        self._frozen = frozen or {}
         self._restore = restore
         for parameter in self._trainable.values():
             parameter.requires_grad_(True)
@@ -96,6 +103,11 @@ class AttachedAdapter:
     def state(self) -> TensorDict:
         """Returns float32 copies, on the CPU, of what is trained, sorted by name."""
         return {name: parameter.detach().float().cpu().clone() for name, parameter in self._trainable.items()}
+
+    def whole_state(self) -> TensorDict:
+        """Returns ``state`` and what is part of the adapter but not trained: FFA-LoRA's A."""
+        frozen = {name: parameter.detach().float().cpu().clone() for name, parameter in self._frozen.items()}
+        return {**self.state(), **frozen}
 
     def load(self, state: TensorDict) -> None:
         """Puts the values of ``state`` into the adapter.
@@ -151,7 +163,8 @@ def lora_config(layout: DecoderLayout, spec: AdapterSpec) -> LoraConfig:
 def _attach_lora(model: PreTrainedModel, layout: DecoderLayout, spec: AdapterSpec) -> AttachedAdapter:
     frozen = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     inject_adapter_in_model(lora_config(layout, spec), model, adapter_name=_PEFT_NAME)
-    trainable: dict[str, nn.Parameter] = {}
+    downs: dict[str, nn.Parameter] = {}
+    ups: dict[str, nn.Parameter] = {}
     originals: dict[str, nn.Module] = {}
     for index in spec.layers:
         for linear in (*layout.attention_linears, *layout.mlp_linears):
@@ -161,9 +174,8 @@ def _attach_lora(model: PreTrainedModel, layout: DecoderLayout, spec: AdapterSpe
             down, up = wrapped.lora_A[_PEFT_NAME].float(), wrapped.lora_B[_PEFT_NAME].float()
             _start_lora(down.weight, up.weight, spec.seed, f"{index}.{linear}")
             down.weight.requires_grad_(False)
-            trainable[f"{index}.{linear}.lora_B"] = up.weight
-            if not spec.freezes_down:
-                trainable[f"{index}.{linear}.lora_A"] = down.weight
+            downs[f"{index}.{linear}.lora_A"] = down.weight
+            ups[f"{index}.{linear}.lora_B"] = up.weight
 
     def restore() -> None:
         for path, original in originals.items():
@@ -172,7 +184,9 @@ def _attach_lora(model: PreTrainedModel, layout: DecoderLayout, spec: AdapterSpe
             parameter.requires_grad_(frozen[name])
         del model.peft_config
 
-    return AttachedAdapter(model, trainable, restore)
+    if spec.freezes_down:
+        return AttachedAdapter(model, ups, restore, frozen=downs)
+    return AttachedAdapter(model, {**downs, **ups}, restore)
 
 
 def _start_lora(down: Tensor, up: Tensor, seed: int, name: str) -> None:
@@ -193,8 +207,8 @@ class _RoundedTo(nn.Module):
     def forward(self, original: Tensor) -> Tensor:
         return original.to(self._dtype)
 
-    def right_inverse(self, value: Tensor) -> Tensor:
-        return value.float()
+    def right_inverse(self, value: Tensor) -> tuple[Tensor]:
+        return (value.float(),)  # a lone tensor may not change its type, one of a sequence may
 
 
 def _attach_layers(model: PreTrainedModel, layout: DecoderLayout, spec: AdapterSpec) -> AttachedAdapter:
@@ -208,7 +222,7 @@ def _attach_layers(model: PreTrainedModel, layout: DecoderLayout, spec: AdapterS
             originals.append((module, name, parameter))
             module.register_parameter(name, nn.Parameter(parameter.detach().clone()))
             parametrize.register_parametrization(module, name, _RoundedTo(parameter.dtype), unsafe=True)
-            trainable[f"{index}.{path}"] = module.parametrizations[name].original
+            trainable[f"{index}.{path}"] = module.get_parameter(f"parametrizations.{name}.original0")
 
     def restore() -> None:
         for module, name, original in originals:

@@ -4,6 +4,20 @@ import torch
 from torch import Tensor, nn
 
 
+class Bottleneck(nn.Module):
+    """``W_up relu(W_down y + b_down) + b_up``."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(features, width)
+        self.up = nn.Linear(width, features)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Returns the change of ``y`` (..., features)."""
+        change: Tensor = self.up(torch.relu(self.down(y)))
+        return change
+
+
 class BottleneckedLinear(nn.Module):
     """A projection followed by ``y + W_up relu(W_down y + b_down) + b_up``.
 
@@ -14,15 +28,15 @@ class BottleneckedLinear(nn.Module):
     def __init__(self, linear: nn.Module, features: int, width: int, generator: torch.Generator) -> None:
         super().__init__()
         self.linear = linear
-        self.bottleneck = nn.ModuleDict({"down": nn.Linear(features, width), "up": nn.Linear(width, features)})
+        self.bottleneck = Bottleneck(features, width)
         bound = features**-0.5
         with torch.no_grad():
             for parameter in self.bottleneck.parameters():
                 parameter.zero_()
-            self.bottleneck["down"].weight.copy_((torch.rand(width, features, generator=generator) * 2 - 1) * bound)
+            self.bottleneck.down.weight.copy_((torch.rand(width, features, generator=generator) * 2 - 1) * bound)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the adapted projection of ``x``, in the projection's own type."""
-        output = self.linear(x)
-        inner = torch.relu(self.bottleneck["down"](output.float()))
-        return output + self.bottleneck["up"](inner).to(output.dtype)
+        output: Tensor = self.linear(x)
+        change: Tensor = self.bottleneck(output.float())
+        return output + change.to(output.dtype)

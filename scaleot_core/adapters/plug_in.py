@@ -32,16 +32,24 @@ def plugged_in(
         attached.detach()
 
 
-def save_adapter(state: TensorDict, spec: AdapterSpec, layout: DecoderLayout, directory: Path) -> None:
-    """Writes an adapter: LoRA in peft's own format, the other kinds as ``adapter.json`` and safetensors.
+def save_adapter(
+    model: PreTrainedModel, layout: DecoderLayout, spec: AdapterSpec, state: TensorDict, directory: Path
+) -> None:
+    """Writes the adapter that ``state`` is of ``model``: LoRA in peft's own format, others as JSON and safetensors.
 
-    ``PeftModel.from_pretrained(full_model, directory)`` reads the first.
+    ``PeftModel.from_pretrained(full_model, directory)`` reads the first, FFA-LoRA's frozen A included.
     """
+    attached = attach_adapter(model, layout, spec)
+    try:
+        attached.load(state)
+        tensors = attached.whole_state()
+    finally:
+        attached.detach()
     directory.mkdir(parents=True, exist_ok=True)
-    if spec.kind is not AdapterKind.LORA:
+    if spec.kind is AdapterKind.LORA:
+        lora_config(layout, spec).save_pretrained(str(directory))
+        named = {f"base_model.model.{layout.family.layers}.{name}.weight": tensors[name] for name in tensors}
+        save_file(named, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    else:
         (directory / "adapter.json").write_text(json.dumps(spec.to_json(), sort_keys=True), encoding="utf-8")
-        save_file(state, directory / "adapter.safetensors")
-        return
-    lora_config(layout, spec).save_pretrained(directory)
-    tensors = {f"base_model.model.{layout.family.layers}.{name}.weight": value for name, value in state.items()}
-    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, directory / "adapter.safetensors")

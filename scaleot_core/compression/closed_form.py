@@ -56,7 +56,7 @@ def _collect(full: LanguageModel, blocks: TokenBlocks, batch_size: int, reporter
         full.layout.layer(full.model, index).register_forward_hook(_recorder(layer), with_kwargs=True)
         for index, layer in enumerate(moments)
     ]
-    batches = blocks.split(batch_size)
+    batches = torch.split(blocks, batch_size)
     try:
         with torch.inference_mode(), reporter.stage("closed form", steps=len(batches)) as stage:
             for batch in batches:

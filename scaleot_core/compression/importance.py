@@ -20,6 +20,7 @@ from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
 from scaleot_core.shapes import Scores, TensorDict, TokenBlocks, TokenIds
 
+RewardKind = Literal["raw", "normalised"]
 MAX_DRAWS = 1000
 """Draws after which the search for distinct candidates gives up: only models of very few layers come near."""
 
@@ -46,7 +47,7 @@ class ImportanceSettings:
     """[open] Layers in a group, of which half are kept."""
     regroup: Literal["random", "fixed"]
     """[open] Groups drawn afresh for every sample, or contiguous and fixed."""
-    reward: Literal["raw", "normalised"]
+    reward: RewardKind
     """[open] The paper's reward as it is, or divided by the candidates' standard deviation."""
     harmonizer_start: Literal["identity", "closed_form"]
     """[open] The paper starts from the identity; the closed form starts from a regression on public text."""
@@ -111,16 +112,18 @@ def estimate_importance(
         swappable.start_from_closed_form(train_blocks, settings, reporter)
     optimizer = torch.optim.AdamW(swappable.harmonizers.parameters(), settings.harmonizer_learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
-    losses, history = [], []
+    losses: list[float] = []
+    history: list[ScoreUpdate] = []
     with swappable, reporter.stage("importance", steps=settings.steps) as stage:
         for step in range(1, settings.steps + 1):
             replaced = sample_replaced(scores, settings.group_size, settings.regroup, policy)
             losses.append(_train_step(swappable, replaced, next(train), optimizer))
             schedule.step()
             if step % settings.score_every_steps == 0:
-                update = _score_candidates(swappable, scores, next(score), step, settings, policy)
-                scores = updated_scores(scores, update, settings.score_learning_rate)
-                history.append(update)
+                candidates = _distinct_candidates(scores, settings, policy)
+                losses_rewards = _compare(swappable, candidates, next(score), settings.reward)
+                history.append(ScoreUpdate(step, *losses_rewards, _kept_layers(candidates, full.layout.num_layers)))
+                scores = updated_scores(scores, history[-1], settings.score_learning_rate)
             stage.advance(loss=losses[-1])
     state = {name: t.detach().float().cpu().clone() for name, t in swappable.harmonizers.state_dict().items()}
     return ImportanceReport(tuple(scores.tolist()), state, settings, tuple(losses), tuple(history))
@@ -137,7 +140,7 @@ def sample_replaced(
     order = torch.randperm(num_layers, generator=generator) if regroup == "random" else torch.arange(num_layers)
     pi = torch.rand(num_layers, generator=generator) * torch.sigmoid(scores)
     replaced: list[int] = []
-    for group in order.split(group_size):
+    for group in torch.split(order, group_size):
         ascending = group[pi[group].argsort()]
         replaced.extend(ascending[: len(group) // 2].tolist())
     return frozenset(replaced)
@@ -152,7 +155,7 @@ def updated_scores(scores: Scores, update: ScoreUpdate, learning_rate: float) ->
     return scores + step * probability * (1 - probability)
 
 
-def rewards_of(losses: Sequence[float], kind: Literal["raw", "normalised"]) -> tuple[float, ...]:
+def rewards_of(losses: Sequence[float], kind: RewardKind) -> tuple[float, ...]:
     """Returns ``exp(-L_j)`` less the candidates' mean of it; ``normalised`` divides by their standard deviation."""
     gains = torch.tensor(losses, dtype=torch.float64).neg().exp()
     rewards = gains - gains.mean()
@@ -222,20 +225,17 @@ def _train_step(
     return float(loss.detach())
 
 
-def _score_candidates(
-    swappable: SwappableLayers,
-    scores: Scores,
-    batch: TokenBlocks,
-    step: int,
-    settings: ImportanceSettings,
-    generator: torch.Generator,
-) -> ScoreUpdate:
-    candidates = _distinct_candidates(scores, settings, generator)
+def _compare(
+    swappable: SwappableLayers, candidates: Sequence[frozenset[int]], batch: TokenBlocks, reward: RewardKind
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the candidates' losses on one batch, forward only, and their rewards."""
     with torch.no_grad():
         losses = tuple(float(swappable.loss(replaced, batch)) for replaced in candidates)
-    layers = range(scores.shape[0])
-    kept = tuple(tuple(i for i in layers if i not in replaced) for replaced in candidates)
-    return ScoreUpdate(step, losses, rewards_of(losses, settings.reward), kept)
+    return losses, rewards_of(losses, reward)
+
+
+def _kept_layers(candidates: Sequence[frozenset[int]], num_layers: int) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(i for i in range(num_layers) if i not in replaced) for replaced in candidates)
 
 
 def _distinct_candidates(
@@ -262,7 +262,7 @@ def _split(blocks: TokenBlocks, seed: int) -> tuple[TokenBlocks, TokenBlocks]:
 
 def _batches(blocks: TokenBlocks, batch_size: int, generator: torch.Generator) -> Iterator[TokenBlocks]:
     while True:
-        for indices in torch.randperm(blocks.shape[0], generator=generator).split(batch_size):
+        for indices in torch.split(torch.randperm(blocks.shape[0], generator=generator), batch_size):
             yield blocks[indices]
 
 

@@ -22,7 +22,7 @@ from scaleot_core.shapes import TokenBlocks
 
 SCORES_FILE, HARMONIZERS_FILE = "importance.json", "harmonizers.safetensors"
 SHIPPED_DIRECTORY = Path(__file__).parent / "shipped"
-"""Reports that come with the package; ``deploy/scripts/make-shipped-importance`` makes them."""
+"""Reports that come with the package; ``scaleot estimate --out scaleot_core/compression/shipped`` makes them."""
 
 
 def importance_digest(model_digest: str, blocks: TokenBlocks, settings: ImportanceSettings) -> str:

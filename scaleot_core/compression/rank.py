@@ -67,7 +67,7 @@ class CompressedLinear(nn.Module):
         """Returns the map of ``x``, its features in the order of the map that was compressed."""
         parts = [block(x) for block in self.blocks]
         if self._fusion is Fusion.PER_HEAD:
-            heads = [part.unflatten(-1, (self._num_heads, -1)) for part in parts]
+            heads = [part.view(*part.shape[:-1], self._num_heads, -1) for part in parts]
             output = torch.stack(heads, dim=-2).flatten(-3)
         else:
             output = torch.cat(parts, dim=-1)
@@ -78,19 +78,19 @@ def split_fused(weight: Matrix, fusion: Fusion, num_heads: int) -> list[Matrix]:
     """Returns the query, key and value matrices, each (out / 3, in), of a fused weight (out, in)."""
     if fusion is Fusion.CONTIGUOUS:
         return list(weight.chunk(3))
-    per_head = weight.unflatten(0, (num_heads, 3, -1))
-    return [per_head[:, part].flatten(0, 1) for part in range(3)]
+    per_head = weight.view(num_heads, FUSED_BLOCKS, -1, weight.shape[1])
+    return [per_head[:, part].flatten(0, 1) for part in range(FUSED_BLOCKS)]
 
 
 def compress_linear(
-    linear: nn.Module, kept_rank_share: float, *, fusion: Fusion | None, num_heads: int
+    linear: nn.Linear | Conv1D, kept_rank_share: float, *, fusion: Fusion | None, num_heads: int
 ) -> CompressedLinear:
     """Returns the low-rank stand-in of one projection (``Linear``, or GPT-2's transposed ``Conv1D``)."""
     weight = projection_weight(linear)
     compressed = empty_like(linear, kept_rank_share, fusion=fusion, num_heads=num_heads)
     matrices = split_fused(weight, fusion, num_heads) if fusion else [weight]
     for block, matrix in zip(compressed.blocks, matrices, strict=True):
-        rank = kept_rank(*matrix.shape, kept_rank_share)
+        rank = kept_rank(matrix.shape[0], matrix.shape[1], kept_rank_share)
         up, down = truncate_rank(matrix, rank)
         factors = (down, up) if isinstance(block, nn.Sequential) else (up @ down,)
         state = dict(zip(block.state_dict(), (factor.to(weight.dtype).contiguous() for factor in factors), strict=True))
@@ -100,11 +100,14 @@ def compress_linear(
     return compressed
 
 
-def empty_like(linear: nn.Module, kept_rank_share: float, *, fusion: Fusion | None, num_heads: int) -> CompressedLinear:
+def empty_like(
+    linear: nn.Linear | Conv1D, kept_rank_share: float, *, fusion: Fusion | None, num_heads: int
+) -> CompressedLinear:
     """Returns a low-rank stand-in of the right shapes that holds no numbers and takes no memory."""
+    weight = projection_weight(linear)
     with torch.device("meta"):
         return CompressedLinear(
-            tuple(projection_weight(linear).shape),
+            (weight.shape[0], weight.shape[1]),
             kept_rank_share,
             has_bias=linear.bias is not None,
             fusion=fusion,
@@ -112,9 +115,9 @@ def empty_like(linear: nn.Module, kept_rank_share: float, *, fusion: Fusion | No
         )
 
 
-def projection_weight(linear: nn.Module) -> Matrix:
+def projection_weight(linear: nn.Linear | Conv1D) -> Matrix:
     """Returns the weight of a projection as (out, in), whichever way the module stores it."""
-    weight = linear.weight.detach()
+    weight: Tensor = linear.weight.detach()
     return weight.T if isinstance(linear, Conv1D) else weight
 
 

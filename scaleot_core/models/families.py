@@ -8,7 +8,6 @@ from enum import Enum
 
 from scaleot_core.errors import ModelError
 
-
 FUSED_BLOCKS = 3
 """Query, key and value."""
 

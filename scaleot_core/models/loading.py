@@ -63,7 +63,7 @@ def load_tokenizer(files: dict[str, Path]) -> PreTrainedTokenizerFast:
         tokenizer = Tokenizer.from_str(files["tokenizer.json"].read_text(encoding="utf-8"))
     except (KeyError, OSError, TypeError, ValueError) as error:
         raise ModelError(f"the tokenizer cannot be read: {error}") from error
-    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception on malformed files
+    except Exception as error:  # the tokenizers library raises no other on a malformed file
         raise ModelError(f"tokenizer.json cannot be read: {error}") from error
     special = {name: _token_text(settings[name]) for name in _SPECIAL_TOKENS if settings.get(name)}
     loaded = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=settings.get("chat_template"), **special)

@@ -100,7 +100,7 @@ def _batches(
     """
     while True:
         batches = []
-        for pool in torch.randperm(len(examples), generator=generator).split(POOLED_BATCHES * batch_size):
+        for pool in torch.split(torch.randperm(len(examples), generator=generator), POOLED_BATCHES * batch_size):
             by_length = sorted(pool.tolist(), key=lambda index: len(examples[index].token_ids))
             batches += [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
         for position in torch.randperm(len(batches), generator=generator).tolist():

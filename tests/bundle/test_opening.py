@@ -108,6 +108,19 @@ def test_opening_writes_to_no_file_system(tmp_path: Path) -> None:
     assert len(watch.events) == 1  # the watch does see a file being made
 
 
+def test_a_system_without_memory_files_opens_it_too_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = scene(tmp_path / "made")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.delattr(os, "memfd_create")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    assert made.open() == FILES
+    with pytest.raises(VerificationError, match=r"grant\.unwrap"):
+        made.open(identity=generate_identity())
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_a_refused_bundle_leaves_no_memory_file_open(tmp_path: Path) -> None:
     made = scene(tmp_path)
     replace_object(made, 2, encrypt(made, 9, FILES["emulator.safetensors"]))  # signed, but made for another place

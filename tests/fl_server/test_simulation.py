@@ -29,8 +29,11 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "public.txt").write_text(text)
     for name, count in (("train", 40), ("test", 24)):
         rows = [
-            {"context": f"the film number {i} is {('bad', 'good')[i % 2]}\n{QUESTION}", "label": i % 2,
-             "choices": ["negative", "positive"]}
+            {
+                "context": f"the film number {i} is {('bad', 'good')[i % 2]}\n{QUESTION}",
+                "label": i % 2,
+                "choices": ["negative", "positive"],
+            }
             for i in range(count)
         ]
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -78,20 +81,46 @@ METRICS = {"loss", "accuracy", "accuracy_norm", "examples"}
 
 def test_the_report_has_every_key_of_the_design(finished: tuple[Path, dict[str, Any]]) -> None:
     report = finished[1]
-    assert set(report) == {"results", "emulator", "federation", "bundle", "privacy", "seconds", "peak_memory_bytes",
-                           "config", "versions"}
+    assert set(report) == {
+        "results",
+        "emulator",
+        "federation",
+        "bundle",
+        "privacy",
+        "seconds",
+        "peak_memory_bytes",
+        "config",
+        "versions",
+    }
     models = {"zero_shot", "emulator_zero_shot", "emulator_tuned", "plug_in", "full_fine_tuning"}
     assert set(report["results"]) == models
     assert all(set(report["results"][model]) == METRICS for model in models)
-    assert set(report["emulator"]) == {"builder", "parameters", "bytes", "size_share", "verbatim_share",
-                                       "trained_share", "layers", "importance"}
+    assert set(report["emulator"]) == {
+        "builder",
+        "parameters",
+        "bytes",
+        "size_share",
+        "verbatim_share",
+        "trained_share",
+        "layers",
+        "importance",
+    }
     assert set(report["emulator"]["layers"][0]) == {"index", "role", "rank"}
     assert set(report["federation"]) == {"rounds", "bytes_down_per_client", "bytes_up_per_client"}
     assert set(report["federation"]["rounds"][0]) == {"round", "clients", "rejected", "train_loss", "seconds"}
     assert set(report["bundle"]) == {"bytes", "digest", "recipients"}
     assert set(report["privacy"]) == {"mechanism", "epsilon_spent", "delta", "unit", "clients"}
-    assert set(report["seconds"]) == {"load", "importance", "build", "seal", "open", "train", "aggregate", "evaluate",
-                                      "total"}
+    assert set(report["seconds"]) == {
+        "load",
+        "importance",
+        "build",
+        "seal",
+        "open",
+        "train",
+        "aggregate",
+        "evaluate",
+        "total",
+    }
 
 
 def test_the_report_says_what_happened(finished: tuple[Path, dict[str, Any]]) -> None:
@@ -109,7 +138,13 @@ def test_the_report_says_what_happened(finished: tuple[Path, dict[str, Any]]) ->
 def test_the_output_holds_what_the_readme_promises(finished: tuple[Path, dict[str, Any]]) -> None:
     directory = finished[0]
     assert {path.name for path in directory.iterdir()} == {
-        "report.json", "report.html", "run.toml", "adapter", "bundle", "owner.pub", "importance"
+        "report.json",
+        "report.html",
+        "run.toml",
+        "adapter",
+        "bundle",
+        "owner.pub",
+        "importance",
     }
     assert read_run_file(directory / "run.toml", []).federation.clients == 3
 
@@ -140,9 +175,7 @@ def test_a_run_with_the_same_seed_repeats_to_the_last_digit(
     assert losses[0] == losses[1]
 
 
-def test_another_seed_gives_another_run(
-    finished: tuple[Path, dict[str, Any]], material: Path, tmp_path: Path
-) -> None:
+def test_another_seed_gives_another_run(finished: tuple[Path, dict[str, Any]], material: Path, tmp_path: Path) -> None:
     other = simulate(run_file(material, "seed=1"), tmp_path, SilentReporter()).to_json()
     assert other["results"]["plug_in"] != finished[1]["results"]["plug_in"]
     assert other["results"]["zero_shot"] == finished[1]["results"]["zero_shot"]
@@ -210,10 +243,10 @@ def test_importance_is_computed_once_and_serves_every_size(
     full = compress.load_full_model(run_file(material).model, SilentReporter())
     for overrides in ((), ("emulator.replaced_layer_share=0.5",), ("emulator.num_adapter_layers=1",)):
         run = run_file(material, *overrides)
-        compress.find_or_estimate_importance(full, run.importance, run.seed, SilentReporter())
+        compress.find_or_estimate_importance(full, run.importance, SilentReporter())
     assert len(calls) == 1
     changed = run_file(material, "importance.steps=5")
-    compress.find_or_estimate_importance(full, changed.importance, changed.seed, SilentReporter())
+    compress.find_or_estimate_importance(full, changed.importance, SilentReporter())
     assert len(calls) == 2
 
 

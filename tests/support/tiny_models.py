@@ -39,7 +39,7 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
     "gpt2": {"vocab_size": VOCABULARY_SIZE, "n_embd": 16, "n_head": 4, "n_positions": 128},
     "bloom": {"vocab_size": VOCABULARY_SIZE, "hidden_size": 16, "n_head": 4},
 }
-"""One small configuration for each row of the table; grouped-query attention and sliding layers where a family has them."""
+"""One small configuration for each row of the table; grouped queries and sliding layers where a family has them."""
 
 
 def tiny_model(model_type: str, *, tied: bool | None = None, layers: int = 6, seed: int = 0) -> PreTrainedModel:
