@@ -59,3 +59,38 @@ def estimate(
     digest = importance_digest(full.digest, blocks, settings)
     save_importance(estimate_importance(full, blocks, settings, reporter=reporter), out / digest)
     typer.echo(out / digest)
+
+
+def benchmark(
+    file: OptionalRunFile = None,
+    overrides: SetOption = [],  # noqa: B006 - typer copies it
+    *,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Timed steps of each case.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a data owner's step in the emulator beside LoRA in all layers of the full model."""
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from fl_server.benchmark import compare_client_steps
+    from scaleot_core.config import read_run_file
+    from scaleot_core.progress import terminal_or_log_reporter
+
+    costs = compare_client_steps(read_run_file(file, overrides), steps, terminal_or_log_reporter())
+    if as_json:
+        typer.echo(json.dumps({case: asdict(cost) for case, cost in costs.items()}, indent=2))
+        return
+    table = Table("case", "s / step", "tokens / s", "peak MiB", "training MiB", "trained parameters")
+    for case, cost in costs.items():
+        figures = (
+            f"{cost.seconds_per_step:.2f}",
+            f"{cost.tokens_per_second:.0f}",
+            f"{cost.peak_memory_mebibytes:.0f}",
+            f"{cost.training_memory_mebibytes:.0f}",
+            f"{cost.trained_parameters:,}",
+        )
+        table.add_row(case, *figures)
+    Console().print(table)

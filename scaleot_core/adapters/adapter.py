@@ -21,7 +21,6 @@ from scaleot_core.errors import ModelError
 from scaleot_core.models.layout import DecoderLayout, replace_submodule
 from scaleot_core.seeds import generator_for
 from scaleot_core.shapes import TensorDict
-from scaleot_core.training.data import IGNORED_LABEL, Batch
 
 LORA_SCALING = 2.0
 """LoRA's alpha over its rank, the same for every rank."""
@@ -89,16 +88,6 @@ class AttachedAdapter:
     def trainable(self) -> dict[str, nn.Parameter]:
         """Returns the float32 parameters to train, by names such as ``6.self_attn.q_proj.lora_A``."""
         return self._trainable
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Returns the mean cross-entropy over the target tokens of a batch, a scalar in float32.
-
-        Padding stands on the right, where a causal model never sees it; logits are made before targets only.
-        """
-        is_target = batch.labels[:, 1:] != IGNORED_LABEL
-        before_target = nn.functional.pad(is_target, (0, 1))
-        logits = self.model(input_ids=batch.input_ids, logits_to_keep=before_target, use_cache=False).logits
-        return nn.functional.cross_entropy(logits.float(), batch.labels[:, 1:][is_target])
 
     def state(self) -> TensorDict:
         """Returns float32 copies, on the CPU, of what is trained, sorted by name."""

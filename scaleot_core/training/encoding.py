@@ -26,7 +26,7 @@ from scaleot_core.training.records import (
 IGNORED_LABEL = -100
 """The label of a token without loss, in transformers and torch."""
 
-_TEXTS_PER_CALL = 512
+_TEXTS_PER_CALL = 64
 _MIN_TOKENS = 2
 
 

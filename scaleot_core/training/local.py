@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.errors import DataError
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
-from scaleot_core.training.data import EncodedExample, collate
+from scaleot_core.training.data import IGNORED_LABEL, Batch, EncodedExample, collate
 
 POOLED_BATCHES = 8
 """Batches whose examples are sorted by length together."""
@@ -74,7 +74,7 @@ def train_adapter(
         for _ in range(settings.steps):
             batch = collate(next(batches), pad_token_id, device)
             optimizer.zero_grad(set_to_none=True)
-            loss = attached.loss(batch)
+            loss = target_loss(attached.model, batch)
             loss.backward()  # type: ignore[no-untyped-call]
             if settings.optimizer == "adamw":
                 nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -82,6 +82,17 @@ def train_adapter(
             losses.append(float(loss.detach()))
             stage.advance(loss=losses[-1])
     return TrainingResult(tuple(losses), len(examples), time.monotonic() - started)
+
+
+def target_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Returns the mean cross-entropy over the target tokens of a batch, a scalar in float32.
+
+    Padding stands on the right, where a causal model never sees it; logits are made before targets only.
+    """
+    is_target = batch.labels[:, 1:] != IGNORED_LABEL
+    before_target = nn.functional.pad(is_target, (0, 1))
+    logits = model(input_ids=batch.input_ids, logits_to_keep=before_target, use_cache=False).logits
+    return nn.functional.cross_entropy(logits.float(), batch.labels[:, 1:][is_target])
 
 
 def _optimizer(parameters: list[nn.Parameter], settings: LocalTraining) -> torch.optim.Optimizer:

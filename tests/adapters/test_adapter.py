@@ -11,6 +11,7 @@ from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
 from scaleot_core.errors import ModelError
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.training.data import EncodedExample, collate
+from scaleot_core.training.local import target_loss
 from tests.compression.test_emulator import build, scaleot_plan
 from tests.support.tiny_models import FAMILY_CONFIGS, tiny_language_model
 
@@ -114,7 +115,7 @@ def test_only_the_adapter_learns_and_harmonizers_are_never_matched(model_type: s
         stand_in = emulator.layout.layer(emulator.model, index)
         assert {type(module).__name__ for module in stand_in.modules()} == {"Harmonizer", "Linear"}
     examples = [EncodedExample(tuple(row), 4) for row in IDS.tolist()]
-    attached.loss(collate(examples, 0, torch.device("cpu"))).backward()
+    target_loss(attached.model, collate(examples, 0, torch.device("cpu"))).backward()
     gradients = {name: p.grad for name, p in attached.trainable().items()}
     moving = [name for name, grad in gradients.items() if grad is not None and grad.abs().sum() > 0]
     assert {name.split(".")[0] for name in moving} == {str(i) for i in emulator.plan.adapter_layers}
@@ -219,5 +220,5 @@ def test_loss_is_taken_on_targets_only_and_padding_does_not_count() -> None:
         log_probabilities = full.model(torch.tensor([example.token_ids])).logits[0].log_softmax(-1)
         places = range(example.target_start, len(example.token_ids))
         expected += [-log_probabilities[place - 1, example.token_ids[place]] for place in places]
-    loss = attached.loss(collate(examples, 0, torch.device("cpu")))
+    loss = target_loss(attached.model, collate(examples, 0, torch.device("cpu")))
     torch.testing.assert_close(loss, torch.stack(expected).mean())

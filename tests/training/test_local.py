@@ -7,7 +7,7 @@ from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapt
 from scaleot_core.errors import DataError
 from scaleot_core.progress import SilentReporter
 from scaleot_core.training.data import EncodedExample, collate
-from scaleot_core.training.local import LocalTraining, TrainingResult, train_adapter
+from scaleot_core.training.local import LocalTraining, TrainingResult, target_loss, train_adapter
 from tests.support.tiny_models import tiny_language_model
 
 SPEC = AdapterSpec(AdapterKind.LORA, (1, 4), rank=3, seed=5)
@@ -48,7 +48,7 @@ def test_one_sgd_step_on_a_full_batch_is_the_textbooks() -> None:
     full = tiny_language_model("llama")
     attached = attach_adapter(full.model, full.layout, SPEC)
     before = attached.state()
-    attached.loss(collate(examples(), 0, torch.device("cpu"))).backward()
+    target_loss(attached.model, collate(examples(), 0, torch.device("cpu"))).backward()
     gradients = {name: parameter.grad.clone() for name, parameter in attached.trainable().items()}
     stepped, _ = train(LocalTraining(steps=1, batch_size=10, learning_rate=0.5, optimizer="sgd"))
     for name, tensor in stepped.items():
