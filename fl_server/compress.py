@@ -17,6 +17,7 @@ from scaleot_core.compression.importance_store import (
 )
 from scaleot_core.compression.plan import AdapterRule, LayerPlan, plan_layers, plan_uniform
 from scaleot_core.config import EmulatorSection, ImportanceSection, ModelSection
+from scaleot_core.errors import DataError
 from scaleot_core.models.loading import LanguageModel, load_model
 from scaleot_core.progress import Reporter
 from scaleot_core.shapes import TokenBlocks
@@ -78,10 +79,17 @@ def public_blocks(full: LanguageModel, section: ImportanceSection, reporter: Rep
 
 
 def read_public_text(path: Path) -> Sequence[Record]:
-    """Reads public text: a ``.txt`` file as one text, anything else as JSON lines."""
-    if path.suffix == ".txt":
+    """Reads public text: a ``.txt`` file as one text, anything else as JSON lines.
+
+    Raises:
+        DataError: the file cannot be read, or is no UTF-8.
+    """
+    if path.suffix != ".txt":
+        return read_records(path)
+    try:
         return (TextRecord(path.read_text(encoding="utf-8")),)
-    return read_records(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the public text {path} cannot be read as UTF-8: {error}") from error
 
 
 def plan_emulator(section: EmulatorSection, num_layers: int, scores: Sequence[float] | None) -> LayerPlan:
