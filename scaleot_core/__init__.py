@@ -4,7 +4,7 @@ The model owner compresses its LLM::
 
     full = load_model(directory, dtype=torch.bfloat16, device=device)              # models.loading
     importance = estimate_importance(full, public_blocks, settings, reporter=...)  # compression.importance: stage 1
-    plan = plan_layers(importance.scores, num_adapter_layers=4, ...)               # compression.plan: (N_a, alpha, beta)
+    plan = plan_layers(importance.scores, num_adapter_layers=4, ...)               # compression.plan: N_a, alpha, beta
     emulator = build_emulator(full, plan, importance.harmonizers, ...)             # compression.emulator: stage 2
 
 and lets it go, signed, encrypted, with one grant for each data owner::
