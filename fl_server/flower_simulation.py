@@ -51,7 +51,7 @@ def run_with_flower(owner_directory: Path, data_owners_directory: Path, reporter
     """
     if importlib.util.find_spec("ray") is None:
         raise InputError("engine 'flower' needs Ray: pip install 'scaleot[simulation]'")
-    clients = sum(1 for path in data_owners_directory.iterdir() if path.name.isdecimal())
+    clients = sum(1 for path in data_owners_directory.glob("*") if path.name.isdecimal())
     check_clients(owner_directory, clients)
     variables = {
         OWNER_VARIABLE: str(owner_directory.absolute()),

@@ -3,7 +3,7 @@ import json
 
 import pytest
 from securesystemslib.dsse import Envelope as IndependentEnvelope
-from securesystemslib.signer._key import SSlibKey
+from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
 from scaleot_core.bundle import OwnerPublicKey, generate_owner_key
 from scaleot_core.bundle.canonical import Json, canonical_json
