@@ -168,16 +168,16 @@ def test_a_container_that_is_not_the_schemas_is_refused(name: str) -> None:
 
 
 def test_a_header_bomb_is_refused_before_it_is_parsed() -> None:
-    bomb = {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}
+    bomb = {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(20_000)}
     blob = blob_with_header({**header_of(), **bomb}, DATA)
     update = update_of(expected_update(), blob)
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.thread_time()
     reason = reason_of(update)
-    seconds, peak_bytes = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
+    cpu_seconds, peak_bytes = time.thread_time() - started, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert reason is Reason.SIZE
-    assert seconds < 0.05
+    assert cpu_seconds < 0.05
     assert peak_bytes < 1024 * 1024
 
 
