@@ -97,14 +97,14 @@ class FederationSection(Section):
 
     engine: Literal["in-process", "flower"] = Field("in-process", description="flower: Flower's simulation engine")
     clients: int = Field(4, ge=1, description="data owners")
-    rounds: int = Field(3, ge=1, description="times the adapter goes out and comes back")
+    rounds: int = Field(6, ge=1, description="times the adapter goes out and comes back")
     clients_per_round: int = Field(default_factory=_every_client, ge=1, description="every client unless given")
     partition: Literal["iid", "dirichlet"] = Field("dirichlet", description="how the training records are divided")
-    partition_alpha: float = Field(0.5, gt=0, description="of dirichlet: the smaller, the less alike the clients")
+    partition_alpha: float = Field(1.0, gt=0, description="of dirichlet: the smaller, the less alike the clients")
     local_steps: int = Field(20, ge=1, description="optimiser steps of a client in a round")
-    batch_size: int = Field(8, ge=1, description="records in a batch")
+    batch_size: int = Field(4, ge=1, description="records in a batch")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="of the clients")
-    learning_rate: float = Field(5e-4, gt=0, description="of the clients")
+    learning_rate: float = Field(2e-3, gt=0, description="of the clients")
     max_tokens: int = Field(512, ge=2, description="longest training example; a longer context loses its beginning")
     aggregation: Literal["fedavg", "ffa"] = Field("fedavg", description="ffa freezes LoRA's A: its average is exact")
 
@@ -130,7 +130,7 @@ class PrivacySection(Section):
 class EvaluationSection(Section):
     """What is measured."""
 
-    examples: int = Field(200, ge=1, description="records of data.test, from its start")
+    examples: int = Field(300, ge=1, description="records of data.test, from its start")
     full_fine_tuning: bool = Field(True, description="also run the reference that nobody could run in earnest")
 
 
