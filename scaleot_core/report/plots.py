@@ -21,7 +21,7 @@ _ROLE_COLOURS = {
 }
 _ROLE_TITLES = {
     LayerRole.ADAPTER: "adapter (exact)",
-    LayerRole.KEPT: "kept (attention compressed)",
+    LayerRole.KEPT: "kept",
     LayerRole.REPLACED: "replaced by a harmonizer",
     LayerRole.DROPPED: "dropped",
 }

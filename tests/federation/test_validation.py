@@ -106,7 +106,7 @@ def _tensors(**changes: Any) -> bytes:
     return save({**random_state(1), **changes})
 
 
-def _with_entry(name: str, shape: list[int], offsets: list[int], *, data: bytes = DATA) -> bytes:
+def _with_entry(name: str, shape: list[Any], offsets: list[Any], *, data: bytes = DATA) -> bytes:
     entry = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
     return blob_with_header({**header_of(), f"1.q_proj.{name}": entry}, data)
 
@@ -147,6 +147,7 @@ BAD_CONTAINERS: dict[str, tuple[bytes, Reason]] = {
     "huge number": (blob_with_header('{"a":' + "9" * 600 + "}", DATA), Reason.SCHEMA),
     "header length 2^63": (blob_with_header(header_of(), DATA, length=2**63), Reason.SCHEMA),
     "header length 0": (blob_with_header(header_of(), DATA, length=0), Reason.SCHEMA),
+    "fractional shape": (_with_entry("lora_A", [2.0, 8.0], [0, 64]), Reason.SCHEMA),
     "boolean shape": (_with_entry("lora_A", [True, 16], [0, 64]), Reason.SCHEMA),
     "entry is a list": (blob_with_header({**header_of(), "1.q_proj.lora_A": []}, DATA), Reason.SCHEMA),
     "offsets reversed": (_with_entry("lora_A", [2, 8], [64, 0]), Reason.SCHEMA),
@@ -167,10 +168,10 @@ def test_a_container_that_is_not_the_schemas_is_refused(name: str) -> None:
     assert reason_of(update_of(expected_update(), blob)) is reason
 
 
-def test_a_header_bomb_is_refused_before_it_is_parsed() -> None:
+def test_a_header_bomb_is_refused_before_it_is_digested_or_parsed() -> None:
     bomb = {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(20_000)}
     blob = blob_with_header({**header_of(), **bomb}, DATA)
-    update = update_of(expected_update(), blob)
+    update = update_of(expected_update(), blob, update_sha256="c" * 64)
     tracemalloc.start()
     started = time.thread_time()
     reason = reason_of(update)
