@@ -214,10 +214,11 @@ def _measure(session: _Session, sealed: SealedBundle, federated: _Federated, zer
 def _full_fine_tuning(session: _Session) -> Metrics:
     """Measures the reference: an adapter of the same kind in every layer, trained on the pooled text.
 
-    It sees as many examples as all clients together, in batches of their size.
+    It takes as many steps as a client over all rounds, in batches as large as those of a whole cohort together, and so
+    sees as many examples as all clients.
     """
     run, full, federation = session.run, session.full, session.run.federation
-    steps = federation.rounds * federation.local_steps * federation.clients_per_round
+    steps, batch_size = federation.rounds * federation.local_steps, federation.batch_size * federation.clients_per_round
     pooled = [record for records in session.partitions for record in records]
     examples = encode_for_training(pooled, full.tokenizer, max_tokens=federation.max_tokens)
     session.reporter.note("full fine-tuning, the reference")
@@ -227,7 +228,7 @@ def _full_fine_tuning(session: _Session) -> Metrics:
             train_adapter(
                 attached,
                 examples,
-                LocalTraining(steps, federation.batch_size, federation.learning_rate, federation.optimizer),
+                LocalTraining(steps, batch_size, federation.learning_rate, federation.optimizer),
                 pad_token_id=full.tokenizer.pad_token_id,
                 seed=derive_seed(run.seed, "full fine-tuning"),
                 reporter=session.reporter,

@@ -15,6 +15,8 @@ from scaleot_core.models.families import family_of
 from scaleot_core.models.layout import DecoderLayout, layout_for
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+"""Where transformers 5 saves what used to stand in ``tokenizer_config.json``."""
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 _DIGEST_BLOCK_BYTES = 1 << 20
 
@@ -48,8 +50,12 @@ def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device) -> 
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"the model in {directory} cannot be loaded: {error}") from error
     model.to(device).eval().requires_grad_(False)
+    tokenizer = load_tokenizer(_tokenizer_paths(directory))
+    template = directory / CHAT_TEMPLATE_FILE
+    if template.is_file():
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
     files = [directory / "config.json", *weights]
-    return LanguageModel(model, load_tokenizer(_tokenizer_paths(directory)), layout_for(model.config), _digest(files))
+    return LanguageModel(model, tokenizer, layout_for(model.config), _digest(files))
 
 
 def load_tokenizer(files: dict[str, Path]) -> PreTrainedTokenizerFast:

@@ -88,6 +88,11 @@ def test_a_configuration_we_cannot_use_is_refused(
         load(model_directory)
 
 
+def test_a_chat_template_in_a_file_of_its_own_is_found(model_directory: Path) -> None:
+    (model_directory / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert load(model_directory).tokenizer.chat_template == "{{ messages[0].content }}"
+
+
 def test_truncated_weights_are_refused(model_directory: Path) -> None:
     path = model_directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
