@@ -3,8 +3,9 @@
 Usage: python -m fl_server.process_guard FOLDER
 
 Standard input is the leash: its end is the end of whoever holds the other one, however it came. A process belongs to
-the simulation if ``FLWR_HOME`` is FOLDER in its environment; Flower and Ray start theirs in sessions of their own, and
-leave orphans. In the end FOLDER is removed.
+the simulation if ``FLWR_HOME`` is FOLDER in its environment, or if it descends from such a one: Flower and Ray start
+theirs in sessions of their own and leave orphans, and some overwrite their environment with a title. In the end FOLDER
+is removed.
 """
 
 import shutil
@@ -27,21 +28,22 @@ def main() -> None:
 
 def stop_processes(folder: Path) -> None:
     """Asks the folder's processes to end, and ends those that do not."""
+    processes: set[psutil.Process] = set()
     for end in (psutil.Process.terminate, psutil.Process.kill):
-        processes = processes_of(folder)
+        processes |= processes_of(folder)
         for process in processes:
             with suppress(psutil.Error):
                 end(process)
         psutil.wait_procs(processes, timeout=STOP_SECONDS)
 
 
-def processes_of(folder: Path) -> list[psutil.Process]:
+def processes_of(folder: Path) -> set[psutil.Process]:
     """Returns the live processes of this user that belong to the folder."""
-    found = []
+    found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # it ended meanwhile, or is another user's
             if process.environ().get("FLWR_HOME") == str(folder):
-                found.append(process)
+                found |= {process, *process.children(recursive=True)}
     return found
 
 

@@ -31,7 +31,7 @@ LIBRARY_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",  # it warns and deadlocks after a fork
     "GOMP_SPINCOUNT": "20000",  # threads spin briefly, then sleep: two runs on one machine do not starve one another
 }
-"""Read by libraries when they are imported: no hub, no telemetry, no second progress bar, and threads that wait sensibly."""
+"""Read by libraries when they are imported: no hub, no telemetry, no second progress bar, threads that wait well."""
 
 
 def main() -> None:

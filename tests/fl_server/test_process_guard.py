@@ -20,6 +20,7 @@ class Household:
 
     def __init__(self) -> None:
         self.processes: list[subprocess.Popen[str]] = []
+        self.first_lines: list[str] = []
 
     def start(self, folder: Path, code: str = SLEEPS) -> "subprocess.Popen[str]":
         environment = {**os.environ, "FLWR_HOME": str(folder)}
@@ -28,7 +29,7 @@ class Household:
         )
         self.processes.append(process)
         assert process.stdout is not None
-        process.stdout.readline()
+        self.first_lines.append(process.stdout.readline())
         return process
 
 
@@ -45,10 +46,24 @@ def household() -> Iterator[Household]:
 
 def test_only_the_folders_processes_are_stopped_wherever_they_run(tmp_path: Path, household: Household) -> None:
     ours, bystander = household.start(tmp_path / "a"), household.start(tmp_path / "b")
-    assert [process.pid for process in processes_of(tmp_path / "a")] == [ours.pid]
+    assert {process.pid for process in processes_of(tmp_path / "a")} == {ours.pid}
     stop_processes(tmp_path / "a")
     assert not psutil.pid_exists(ours.pid)
     assert bystander.poll() is None
+
+
+def test_a_descendant_that_hides_its_environment_is_stopped_too(tmp_path: Path, household: Household) -> None:
+    code = (
+        "import subprocess, sys, time\n"
+        "command = [sys.executable, '-c', 'import time; time.sleep(120)']\n"
+        "child = subprocess.Popen(command, env={}, start_new_session=True)\n"
+        "print(child.pid, flush=True); time.sleep(120)"
+    )
+    household.start(tmp_path, code)
+    child = int(household.first_lines[-1])
+    assert psutil.pid_exists(child)
+    stop_processes(tmp_path)
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_process_that_does_not_listen_is_ended(
