@@ -214,11 +214,11 @@ def _measure(session: _Session, sealed: SealedBundle, federated: _Federated, zer
 def _full_fine_tuning(session: _Session) -> Metrics:
     """Measures the reference: an adapter of the same kind in every layer, trained on the pooled text.
 
-    It takes as many steps as a client over all rounds, in batches as large as those of a whole cohort together, and so
-    sees as many examples as all clients.
+    It takes as many steps as one client over all rounds, in batches of a size of its own. With ``clients_per_round``
+    times a client's batch size it sees as many examples as all clients; the quickstart takes half of that, for time.
     """
     run, full, federation = session.run, session.full, session.run.federation
-    steps, batch_size = federation.rounds * federation.local_steps, federation.batch_size * federation.clients_per_round
+    steps, batch_size = federation.rounds * federation.local_steps, run.evaluation.full_fine_tuning_batch_size
     pooled = [record for records in session.partitions for record in records]
     examples = encode_for_training(pooled, full.tokenizer, max_tokens=federation.max_tokens)
     session.reporter.note("full fine-tuning, the reference")

@@ -132,6 +132,7 @@ class EvaluationSection(Section):
 
     examples: int = Field(300, ge=1, description="records of data.test, from its start")
     full_fine_tuning: bool = Field(True, description="also run the reference that nobody could run in earnest")
+    full_fine_tuning_batch_size: int = Field(8, ge=1, description="of the reference, which takes a client's steps")
 
 
 def _section(model: type[Section], purpose: str) -> Any:
