@@ -154,7 +154,7 @@ def _federate(session: _Session, compressed: _Compressed) -> _Federated:
     attached = attach_adapter(full.model, full.layout, spec)
     initial = attached.state()
     attached.detach()
-    settle_data_owners(workspace, compressed.sealed, session.partitions, device=run.model.device)
+    settle_data_owners(workspace, compressed.sealed, session.partitions, device=run.model.device, policy=_policy(run))
     write_run(workspace.owner_directory, _run_settings(run, spec, compressed.sealed), initial)
     if run.federation.engine == "flower":
         run_with_flower(workspace.owner_directory, workspace.data_owners_directory, session.reporter)
@@ -165,6 +165,18 @@ def _federate(session: _Session, compressed: _Compressed) -> _Federated:
     session.watch.add("aggregate", sum(record.aggregate_seconds for record in rounds))
     session.watch.add("train", sum(record.seconds - record.aggregate_seconds for record in rounds))
     return _Federated(rounds, spec, read_adapter(workspace.owner_directory / ADAPTER_FILE))
+
+
+def _policy(run: RunFile) -> dict[str, float]:
+    """Returns the limits of data owners that allow what the run file asks for, and no more."""
+    federation = run.federation
+    return {
+        "max_learning_rate": federation.learning_rate,
+        "max_local_steps": federation.local_steps,
+        "max_batch_size": federation.batch_size,
+        "max_tokens": federation.max_tokens,
+        "max_adapter_rank": run.adapter.rank,
+    }
 
 
 def adapter_spec(run: RunFile, layers: Sequence[int]) -> AdapterSpec:

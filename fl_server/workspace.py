@@ -1,7 +1,7 @@
 """The directories of a simulated federation: the model owner's, and one for every data owner with keys and grant."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -81,9 +81,17 @@ def organisation(number: int) -> str:
 
 
 def settle_data_owners(
-    workspace: Workspace, sealed: SealedBundle, partitions: Sequence[Sequence[Record]], *, device: str
+    workspace: Workspace,
+    sealed: SealedBundle,
+    partitions: Sequence[Sequence[Record]],
+    *,
+    device: str,
+    policy: Mapping[str, float],
 ) -> None:
-    """Gives every data owner an identity, its grant, the model owner's public key, its own text and its own file."""
+    """Gives every data owner an identity, its grant, the model owner's public key, its own text and its own file.
+
+    ``policy`` holds the limits that the data owners set: a simulation's allow what its run file asks for.
+    """
     for directory, (number, records) in zip(
         workspace.data_owner_directories(len(partitions)), enumerate(partitions), strict=True
     ):
@@ -109,6 +117,7 @@ def settle_data_owners(
             "identity_key": IDENTITY_FILE,
             "owner_public_key": OWNER_KEY_FILE,
             "device": device,
+            "policy": dict(policy),
         }
         (directory / "data-owner.toml").write_text(tomli_w.dumps(own), encoding="utf-8")
 

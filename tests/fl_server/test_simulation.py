@@ -187,6 +187,7 @@ def test_another_seed_gives_another_run(finished: tuple[Path, dict[str, Any]], m
         ("emulator.builder=uniform", "emulator.adapter_rule=ends", "adapter.kind=layers"),
         ("adapter.kind=bottleneck", "evaluation.full_fine_tuning=false"),
         ("federation.aggregation=ffa", "federation.clients_per_round=2"),
+        ("federation.learning_rate=0.2", "federation.batch_size=200", "federation.optimizer=sgd"),
     ],
 )
 def test_other_builders_adapters_and_aggregations_run_whole(
