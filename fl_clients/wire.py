@@ -1,4 +1,7 @@
-"""A payload as Flower's records, and back. The model owner's side has the same: neither side imports the other."""
+"""A payload as Flower's records, and back.
+
+The model owner's side has the same: neither side imports the other, and the core, where both could, knows no Flower.
+"""
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 

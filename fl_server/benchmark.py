@@ -4,7 +4,6 @@ Each case runs in a process of its own, so that its peak memory is its own.
 """
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -16,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from fl_server.compress import build_planned, find_or_estimate_importance, load_full_model, plan_emulator
+from fl_server.compress import Workbench, load_full_model
+from fl_server.memory import peak_memory_bytes
 from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter
 from scaleot_core.compression.emulator import Emulator, build_emulator, read_emulator, write_emulator
 from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
 from scaleot_core.config import RunFile
-from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter, SilentReporter
 from scaleot_core.training.data import EncodedExample
 from scaleot_core.training.local import LocalTraining, train_adapter
@@ -52,22 +51,15 @@ def compare_client_steps(run: RunFile, steps: int, reporter: Reporter) -> dict[s
     an example.
     """
     full = load_full_model(run.model, reporter)
-    importance = None
-    if run.emulator.builder == "scaleot":
-        importance = find_or_estimate_importance(full, run.importance, reporter)
-    plan = plan_emulator(run.emulator, full.layout.num_layers, importance.scores if importance else None)
+    emulator = Workbench(full, run, reporter).build(run.emulator)
     everything = LayerPlan(tuple(PlannedLayer(i, LayerRole.ADAPTER) for i in range(full.layout.num_layers)))
     with tempfile.TemporaryDirectory(prefix="scaleot-") as name:
         cases = {
-            "emulator": _written(build_planned(full, plan, importance), Path(name) / "emulator"),
-            "full model": _written(_whole(full, everything), Path(name) / "full"),
+            "emulator": _written(emulator, Path(name) / "emulator"),
+            "full model": _written(build_emulator(full, everything, {}, harmonizer_rank=1), Path(name) / "full"),
         }
-        del full
+        del full, emulator
         return {case: _measure_apart(path, run, steps, reporter, case) for case, path in cases.items()}
-
-
-def _whole(full: LanguageModel, plan: LayerPlan) -> Emulator:
-    return build_emulator(full, plan, {}, harmonizer_rank=1)
 
 
 def _written(emulator: Emulator, directory: Path) -> Path:
@@ -110,10 +102,8 @@ def measure_steps(directory: Path, arguments: Mapping[str, int]) -> StepCost:
 
 
 def _peak_mebibytes() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / BYTES_PER_MEBIBYTE
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / BYTES_PER_MEBIBYTE
+    size_bytes = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory_bytes()
+    return size_bytes / BYTES_PER_MEBIBYTE
 
 
 if __name__ == "__main__":

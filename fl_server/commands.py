@@ -40,6 +40,37 @@ def simulate(
     typer.echo(f"saved in {destination}", err=True)
 
 
+def compare(
+    file: OptionalRunFile = None,
+    overrides: SetOption = [],  # noqa: B006 - typer copies it
+    *,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set builders, seeds and settings side by side on one model; a killed comparison goes on where it was."""
+    from rich.console import Console
+    from scaleot_core.report.comparison import summarize
+    from scaleot_core.report.comparison_page import write_comparison
+    from scaleot_core.report.comparison_table import print_comparison
+
+    from fl_server.comparison.compare import compare as run_comparison
+    from fl_server.comparison.compare import default_directory
+    from fl_server.versions import versions
+    from scaleot_core.config import read_run_file
+    from scaleot_core.progress import terminal_or_log_reporter
+
+    run = read_run_file(file, overrides)
+    directory = out or default_directory(run)
+    points = run_comparison(run, directory, terminal_or_log_reporter())
+    comparison = summarize(points, config=run.model_dump(mode="json"), versions=versions())
+    write_comparison(comparison, directory)
+    if as_json:
+        typer.echo(comparison.to_text(), nl=False)
+    else:
+        print_comparison(comparison, Console())
+    typer.echo(f"saved in {directory}", err=True)
+
+
 def estimate(
     file: OptionalRunFile = None,
     overrides: SetOption = [],  # noqa: B006 - typer copies it
@@ -47,8 +78,7 @@ def estimate(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that gets the report, named by digest.")],
 ) -> None:
     """Score the layers of a model and learn its harmonizers, whether or not that was done before."""
-    from fl_server.compress import importance_settings, load_full_model, public_blocks
-    from scaleot_core.compression.importance import estimate_importance
+    from fl_server.compress import importance_settings, load_full_model, public_blocks, timed_importance
     from scaleot_core.compression.importance_store import importance_digest, save_importance
     from scaleot_core.config import read_run_file
     from scaleot_core.progress import terminal_or_log_reporter
@@ -57,8 +87,32 @@ def estimate(
     full = load_full_model(run.model, reporter)
     blocks, settings = public_blocks(full, run.importance, reporter), importance_settings(run.importance)
     digest = importance_digest(full.digest, blocks, settings)
-    save_importance(estimate_importance(full, blocks, settings, reporter=reporter), out / digest)
+    save_importance(timed_importance(full, blocks, settings, reporter), out / digest)
     typer.echo(out / digest)
+
+
+def report(
+    file: OptionalRunFile = None,
+    overrides: SetOption = [],  # noqa: B006 - typer copies it
+    *,
+    blocks: Annotated[int, typer.Option("--blocks", min=1, help="Blocks of public text that the controls read.")] = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every layer's importance beside simpler measures of it: whether they agree, and what each cost."""
+    import json
+
+    from rich.console import Console
+
+    from fl_server.layer_report import report_layers
+    from fl_server.layer_table import print_layers
+    from scaleot_core.config import read_run_file
+    from scaleot_core.progress import terminal_or_log_reporter
+
+    layers = report_layers(read_run_file(file, overrides), blocks, terminal_or_log_reporter())
+    if as_json:
+        typer.echo(json.dumps(layers.to_json(), indent=2, allow_nan=False))
+    else:
+        print_layers(layers, Console())
 
 
 def benchmark(

@@ -1,13 +1,18 @@
 """The model owner's first stage: load the full model, find what matters in it, build the emulator."""
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from scaleot_core.assets import asset_path, is_asset
 from scaleot_core.assets.store import cache_directory
-from scaleot_core.compression.emulator import Emulator, build_emulator
+from scaleot_core.compression.adaptation import adaptation_scores
+from scaleot_core.compression.adapter_rule import AdapterRule, adapter_layers
+from scaleot_core.compression.builders import BUILDERS, Distillation, EmulatorRequest, PublicKnowledge
+from scaleot_core.compression.emulator import Emulator
 from scaleot_core.compression.importance import ImportanceReport, ImportanceSettings, estimate_importance
 from scaleot_core.compression.importance_store import (
     SHIPPED_DIRECTORY,
@@ -15,8 +20,8 @@ from scaleot_core.compression.importance_store import (
     importance_digest,
     save_importance,
 )
-from scaleot_core.compression.plan import AdapterRule, LayerPlan, plan_layers, plan_uniform
-from scaleot_core.config import EmulatorSection, ImportanceSection, ModelSection
+from scaleot_core.compression.plan import RankTarget
+from scaleot_core.config import EmulatorSection, ImportanceSection, ModelSection, RunFile
 from scaleot_core.errors import DataError
 from scaleot_core.models.loading import LanguageModel, load_model
 from scaleot_core.progress import Reporter
@@ -43,6 +48,77 @@ def load_full_model(section: ModelSection, reporter: Reporter) -> LanguageModel:
     return load_model(directory, dtype=_DTYPES[section.dtype], device=torch.device("cuda" if cuda else "cpu"))
 
 
+def needs_importance(section: EmulatorSection) -> bool:
+    """Tells whether the builder or the adapter rule asks for importance scores."""
+    return section.builder in ("scaleot", "importance_drop") or section.adapter_rule == "most_important"
+
+
+class Workbench:
+    """One full model and its public text; what builders learn from both is learnt once and kept."""
+
+    def __init__(self, full: LanguageModel, run: RunFile, reporter: Reporter) -> None:
+        self._full, self._run, self._reporter = full, run, reporter
+        self._importance: ImportanceReport | None = None
+        self._adaptation: dict[int, tuple[float, ...]] = {}
+        self._blocks: TokenBlocks | None = None
+
+    @property
+    def importance_if_used(self) -> ImportanceReport | None:
+        """The importance report, if anything asked for it."""
+        return self._importance
+
+    def importance(self) -> ImportanceReport:
+        """Returns scores and harmonizers, from the package or the cache if they were computed before."""
+        if self._importance is None:
+            self._importance = _find_or_estimate(self._full, self.blocks(), self._run.importance, self._reporter)
+        return self._importance
+
+    def blocks(self) -> TokenBlocks:
+        """Returns the public text as token ids (blocks, tokens)."""
+        if self._blocks is None:
+            self._blocks = public_blocks(self._full, self._run.importance, self._reporter)
+        return self._blocks
+
+    def build(self, section: EmulatorSection) -> Emulator:
+        """Builds the emulator of one ``[emulator]`` section."""
+        request = EmulatorRequest(
+            adapter=self.adapter_layers(section),
+            replaced_layer_share=section.replaced_layer_share,
+            removed_rank_share=section.removed_rank_share,
+            rank_target=RankTarget(section.rank_target),
+            rank_criterion=section.rank_criterion,
+            loss_increase_weight=section.loss_increase_weight,
+            distillation=Distillation(
+                section.distillation_steps,
+                section.distillation_learning_rate,
+                section.distillation_hidden_state_weight,
+            ),
+            num_blocks=section.public_blocks,
+            batch_size=self._run.importance.batch_size,
+            seed=self._run.importance.seed,
+        )
+        public = PublicKnowledge(self.blocks, self.importance)
+        return BUILDERS[section.builder](self._full, request, public, reporter=self._reporter)
+
+    def adapter_layers(self, section: EmulatorSection) -> frozenset[int]:
+        """Returns the original indices of the layers that carry the adapter."""
+        rule, num_layers = AdapterRule(section.adapter_rule), self._full.layout.num_layers
+        scores: tuple[float, ...] | None = None
+        if rule is AdapterRule.MOST_IMPORTANT:
+            scores = self.importance().scores
+        if rule is AdapterRule.GRADIENT:
+            scores = self._adaptation_scores(section.public_blocks)
+        return adapter_layers(rule, section.num_adapter_layers, num_layers, scores)
+
+    def _adaptation_scores(self, num_blocks: int) -> tuple[float, ...]:
+        if num_blocks not in self._adaptation:
+            blocks, batch_size = self.blocks()[:num_blocks], self._run.importance.batch_size
+            self._adaptation[num_blocks] = adaptation_scores(
+                self._full, blocks, batch_size=batch_size, reporter=self._reporter
+            )
+        return self._adaptation[num_blocks]
+
+
 def find_or_estimate_importance(
     full: LanguageModel, section: ImportanceSection, reporter: Reporter
 ) -> ImportanceReport:
@@ -52,17 +128,31 @@ def find_or_estimate_importance(
         DataError: the public text cannot be read or is too short.
         OutputError: the cache cannot be written.
     """
-    blocks = public_blocks(full, section, reporter)
+    return _find_or_estimate(full, public_blocks(full, section, reporter), section, reporter)
+
+
+def _find_or_estimate(
+    full: LanguageModel, blocks: TokenBlocks, section: ImportanceSection, reporter: Reporter
+) -> ImportanceReport:
     settings = importance_settings(section)
     digest = importance_digest(full.digest, blocks, settings)
     cache = cache_directory() / "importance"
     found = find_importance(digest, (SHIPPED_DIRECTORY, cache))
     if found is None:
-        save_importance(estimate_importance(full, blocks, settings, reporter=reporter), cache / digest)
+        save_importance(timed_importance(full, blocks, settings, reporter), cache / digest)
         found = find_importance(digest, (cache,))  # as saved, so that the second run equals the first
     if found is None:
         raise AssertionError("an importance report that was just saved cannot be read")
     return found
+
+
+def timed_importance(
+    full: LanguageModel, blocks: TokenBlocks, settings: ImportanceSettings, reporter: Reporter
+) -> ImportanceReport:
+    """Estimates the importance of all layers and notes the seconds that it took on this machine."""
+    started = time.monotonic()
+    report = estimate_importance(full, blocks, settings, reporter=reporter)
+    return replace(report, seconds=time.monotonic() - started)
 
 
 def importance_settings(section: ImportanceSection) -> ImportanceSettings:
@@ -90,34 +180,3 @@ def read_public_text(path: Path) -> Sequence[Record]:
         return (TextRecord(path.read_text(encoding="utf-8")),)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the public text {path} cannot be read as UTF-8: {error}") from error
-
-
-def plan_emulator(section: EmulatorSection, num_layers: int, scores: Sequence[float] | None) -> LayerPlan:
-    """Returns the layer plan that the run file asks for.
-
-    Raises:
-        ModelError: more adapter layers than layers, or a rule that needs scores without them.
-    """
-    rule = AdapterRule(section.adapter_rule)
-    if scores is None:
-        return plan_uniform(
-            num_layers,
-            num_adapter_layers=section.num_adapter_layers,
-            adapter_rule=rule,
-            dropped_layer_share=section.replaced_layer_share,
-        )
-    return plan_layers(
-        scores,
-        num_adapter_layers=section.num_adapter_layers,
-        adapter_rule=rule,
-        replaced_layer_share=section.replaced_layer_share,
-        removed_rank_share=section.removed_rank_share,
-    )
-
-
-def build_planned(full: LanguageModel, plan: LayerPlan, importance: ImportanceReport | None) -> Emulator:
-    """Builds the emulator of a plan; one without replaced layers needs no importance report."""
-    if importance is None:
-        return build_emulator(full, plan, {}, harmonizer_rank=1)
-    rank = importance.settings.harmonizer_rank
-    return build_emulator(full, plan, importance.harmonizers, harmonizer_rank=rank)

@@ -4,6 +4,7 @@
 ``federation.json``             in      ``OwnerRunSettings``
 ``initial_adapter.safetensors`` in      the adapter of round 0, float32
 ``adapter.safetensors``         out     the adapter after the last round that ended, the same names and shapes
+``adapter-<round>.safetensors`` out     the adapter after each round
 ``rounds.json``                 out     ``RoundsFile``: one record for each round, the failed one too
 ==============================  ======  ====================================================================
 """
@@ -110,8 +111,8 @@ def write_run(directory: Path, settings: OwnerRunSettings, initial_adapter: Tens
     Raises:
         OutputError: the directory cannot be written.
     """
-    for result in (ADAPTER_FILE, ROUNDS_FILE):
-        (directory / result).unlink(missing_ok=True)
+    for result in (directory / ADAPTER_FILE, directory / ROUNDS_FILE, *directory.glob(round_adapter_file("*"))):
+        result.unlink(missing_ok=True)
     write_atomically(directory / INITIAL_ADAPTER_FILE, encode_tensors(initial_adapter))
     write_atomically(directory / SETTINGS_FILE, settings.model_dump_json(indent=2).encode())
 
@@ -169,13 +170,20 @@ def read_rounds(directory: Path) -> tuple[RoundRecord, ...]:
         raise InputError(f"{path} is malformed: {error}") from error
 
 
+def round_adapter_file(number: int | Literal["*"]) -> str:
+    """Returns the name of the file with the adapter after this round, counted from 1, or a pattern for all."""
+    return f"adapter-{number}.safetensors"
+
+
 def save_rounds(directory: Path, run: str, adapter: TensorDict, rounds: tuple[RoundRecord, ...]) -> None:
     """Writes the adapter and then the records, each at once or not at all.
 
     Raises:
         OutputError: the directory cannot be written.
     """
-    write_atomically(directory / ADAPTER_FILE, encode_tensors(adapter))
+    encoded = encode_tensors(adapter)
+    write_atomically(directory / round_adapter_file(len(rounds)), encoded)
+    write_atomically(directory / ADAPTER_FILE, encoded)
     write_atomically(directory / ROUNDS_FILE, RoundsFile(run=run, rounds=rounds).model_dump_json(indent=2).encode())
 
 

@@ -1,12 +1,10 @@
 """From what a run found to its report."""
 
-import importlib.metadata
-import platform
-import resource
-import sys
 from dataclasses import dataclass
 
+from fl_server.memory import peak_memory_bytes
 from fl_server.owner import RoundRecord
+from fl_server.versions import versions
 from fl_server.workspace import organisation
 from scaleot_core.bundle import SealedBundle
 from scaleot_core.compression.emulator import EmulatorReport
@@ -22,14 +20,12 @@ from scaleot_core.report import (
     ReportedEmulator,
     ReportedFederation,
     ReportedLayer,
+    ReportedModelPrivacy,
     ReportedPrivacy,
     ReportedRound,
     Results,
     StageSeconds,
 )
-
-PACKAGES = ("scaleot", "flwr", "torch", "transformers", "peft", "cryptography")
-"""Whose versions a report names, besides Python's."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,7 @@ class Findings:
     importance: ImportanceReport | None
     described: EmulatorReport
     sealed: SealedBundle
+    model_privacy: ReportedModelPrivacy
 
 
 def make_report(findings: Findings, seconds: StageSeconds) -> Report:
@@ -56,10 +53,11 @@ def make_report(findings: Findings, seconds: StageSeconds) -> Report:
             findings.sealed.size_bytes, findings.sealed.digest, _recipients(findings.run.federation.clients)
         ),
         privacy=ReportedPrivacy(findings.run.privacy.mechanism, None, None, None, ()),
+        model_privacy=findings.model_privacy,
         seconds=seconds,
-        peak_memory_bytes=_peak_memory_bytes(),
+        peak_memory_bytes=peak_memory_bytes(),
         config=findings.run.model_dump(mode="json"),
-        versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        versions=versions(),
     )
 
 
@@ -110,8 +108,3 @@ def _federation(findings: Findings) -> ReportedFederation:
 
 def _recipients(clients: int) -> tuple[str, ...]:
     return tuple(organisation(number) for number in range(clients))
-
-
-def _peak_memory_bytes() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

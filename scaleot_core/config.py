@@ -7,9 +7,9 @@ A relative path in a run file starts at the run file's own directory, one given 
 """
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -18,6 +18,8 @@ from pydantic_core import PydanticCustomError
 from scaleot_core.assets import is_asset
 from scaleot_core.config_faults import Document, Key, describe_faults, path_fault
 from scaleot_core.errors import RunFileError
+
+BuilderName = Literal["scaleot", "uniform", "distilled", "importance_drop", "crash", "gradot"]
 
 
 class Section(BaseModel):
@@ -57,17 +59,32 @@ class ImportanceSection(Section):
         "closed_form", description="identity as in the paper, or a regression on the public text"
     )
     closed_form_blocks: int = Field(128, ge=1, description="blocks of text behind the closed form")
+    hidden_state_weight: float = Field(
+        0.0, ge=0, description="of the hidden-state loss beside the cross-entropy; the paper has none"
+    )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of this stage alone, so that runs of any seed share it")
 
 
 class EmulatorSection(Section):
     """How the full model is compressed."""
 
-    builder: Literal["scaleot", "uniform"] = Field("scaleot", description="uniform drops layers at an even stride")
+    builder: BuilderName = Field("scaleot", description="ScaleOT, or a baseline beside it")
     num_adapter_layers: int = Field(4, ge=1, description="N_a: layers that are tuned")
-    adapter_rule: Literal["most_important", "ends", "spread"] = Field("spread", description="which layers")
+    adapter_rule: Literal["most_important", "ends", "spread", "gradient"] = Field("spread", description="which layers")
     replaced_layer_share: float = Field(0.25, ge=0, le=1, description="alpha: 0 keeps every layer, 1 none but N_a")
-    removed_rank_share: float = Field(0.0, ge=0, le=1, description="beta: 0 keeps attention's full rank, 1 the least")
+    removed_rank_share: float = Field(0.0, ge=0, le=1, description="beta: 0 keeps the full rank, 1 the least")
+    rank_target: Literal["attention", "ffn", "both"] = Field("attention", description="whose rank is reduced")
+    rank_criterion: Literal["weight", "activation"] = Field(
+        "weight",
+        description="a low-rank map is nearest in its weights, as in the paper, or in its output on public text",
+    )
+    public_blocks: int = Field(64, ge=1, description="blocks of importance.text that a builder or rule may read")
+    loss_increase_weight: float = Field(
+        100.0, ge=0, description="lambda of gradot: what a higher loss of the emulator counts beside a kept gradient"
+    )
+    distillation_steps: int = Field(300, ge=1, description="of the builder distilled, on all of importance.text")
+    distillation_learning_rate: float = Field(1e-4, gt=0, description="of AdamW, for distilled")
+    distillation_hidden_state_weight: float = Field(30.0, ge=0, description="of distilled's hidden-state loss")
 
 
 class AdapterSection(Section):
@@ -84,7 +101,10 @@ class DataSection(Section):
         "sst2-train", min_length=1, description="an asset's name or a file; it is divided among the clients"
     )
     test: str = Field(
-        "sst2-test", min_length=1, description="an asset's name or a file; all five models are measured on it"
+        "sst2-test", description="an asset's name or a file; empty holds evaluation.examples records of train back"
+    )
+    validation: str = Field(
+        "", description="an asset's name or a file; the round with the least emulator loss on it wins, not the last"
     )
 
 
@@ -133,6 +153,57 @@ class EvaluationSection(Section):
     examples: int = Field(300, ge=1, description="records of data.test, from its start")
     full_fine_tuning: bool = Field(True, description="also run the reference that nobody could run in earnest")
     full_fine_tuning_batch_size: int = Field(8, ge=1, description="of the reference, which takes a client's steps")
+    full_fine_tuning_learning_rate: float = Field(1e-3, gt=0, description="of the reference, under AdamW")
+
+
+class TaskSection(Section):
+    """One task of a comparison: its own ``[data]``."""
+
+    train: str = Field(min_length=1, description="as data.train")
+    test: str = Field("", description="as data.test")
+    validation: str = Field("", description="as data.validation")
+
+
+def _every_builder() -> list[BuilderName]:
+    return list(get_args(BuilderName))
+
+
+class CompareSection(Section):
+    """What ``scaleot compare`` sets side by side: every combination of what stands here, on one model."""
+
+    builders: list[BuilderName] = Field(default_factory=_every_builder, min_length=1, description="emulator builders")
+    seeds: list[Annotated[int, Field(ge=0, le=2**32 - 1)]] = Field(
+        default_factory=lambda: [0, 1, 2], min_length=1, description="runs of everything else; rows show their spread"
+    )
+    tasks: dict[str, TaskSection] = Field(default_factory=dict, description="by name; none: [data] alone")
+    vary: dict[str, list[Any]] = Field(default_factory=dict, description='"section.key" to the values it takes')
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description='by name: "section.key" to its value; none: the run file as it is'
+    )
+
+
+class ModelPrivacySection(Section):
+    """Attacks on the emulator, which a run makes only if asked to, and the owner's record of what has left."""
+
+    strong_emulator_steps: int = Field(
+        0, ge=0, description="of tuning all of the emulator on the clients' pooled text; 0: not measured"
+    )
+    strong_emulator_learning_rate: float = Field(1e-4, gt=0, description="of AdamW; batches as federation.batch_size")
+    healing_steps: list[int] = Field(
+        default_factory=list,
+        description="as [0, 50, 200]: steps of tuning it on importance.text; []: not measured",
+    )
+    healing_learning_rate: float = Field(1e-4, gt=0, description="of AdamW; batches as importance.batch_size")
+    disclosure_record: str = Field(
+        "", description="the owner's directory, where emulators add up over runs; empty: no record is kept"
+    )
+
+    @field_validator("healing_steps", mode="after")
+    @classmethod
+    def _ascend_from_zero(cls, steps: list[int]) -> list[int]:
+        if steps != sorted(set(steps)) or (steps and steps[0] < 0):
+            raise PydanticCustomError("scaleot", "whole numbers from 0 upwards, each above the one before")
+        return steps
 
 
 def _section(model: type[Section], purpose: str) -> Any:
@@ -152,6 +223,8 @@ class RunFile(Section):
     federation: FederationSection = _section(FederationSection, "the rounds")
     privacy: PrivacySection = _section(PrivacySection, "the data owners' differential privacy")
     evaluation: EvaluationSection = _section(EvaluationSection, "what is measured")
+    model_privacy: ModelPrivacySection = _section(ModelPrivacySection, "what can be made of the emulator")
+    compare: CompareSection = _section(CompareSection, "what scaleot compare sets side by side")
 
     @field_validator("federation", mode="after")
     @classmethod
@@ -169,8 +242,12 @@ PATH_KEYS = {
     ("importance", "text"): "file",
     ("data", "train"): "file",
     ("data", "test"): "file",
+    ("data", "validation"): "file",
 }
-"""Keys that hold an embedded asset's name or a path, and what the path leads to."""
+"""Keys that hold an embedded asset's name or a path, and what the path leads to; an empty text leads nowhere."""
+
+OUTPUT_KEYS = (("model_privacy", "disclosure_record"),)
+"""Keys that hold a path which need not exist yet."""
 
 
 def read_run_file(path: Path | None, overrides: Sequence[str]) -> RunFile:
@@ -195,6 +272,24 @@ def read_run_file(path: Path | None, overrides: Sequence[str]) -> RunFile:
     return run
 
 
+def with_settings(run: RunFile, settings: Mapping[str, Any]) -> RunFile:
+    """Returns the run file with ``settings`` ("section.key" to a value) in place of its own.
+
+    Raises:
+        RunFileError: with every fault of the settings at once.
+    """
+    changes: Document = {}
+    for key, value in settings.items():
+        section, _, name = key.rpartition(".")
+        (changes.setdefault(section, {}) if section else changes)[name] = value
+    document = run.model_dump()
+    _merge(document, changes)
+    changed, faults = _validate(document)
+    if faults or changed is None:
+        raise RunFileError(", ".join(f"{key} = {value!r}" for key, value in settings.items()), tuple(faults.values()))
+    return changed
+
+
 def to_toml(run: RunFile) -> str:
     """Writes the run file in full, each key with its meaning beside it; it reads back to an equal ``RunFile``."""
     values = run.model_dump()
@@ -203,7 +298,10 @@ def to_toml(run: RunFile) -> str:
         section = getattr(run, name)
         if isinstance(section, Section):
             lines += ["", f"[{name}]  # {field.description}"]
-            lines += [_line(key, value, type(section)) for key, value in values[name].items()]
+            tables = {key: value for key, value in values[name].items() if isinstance(value, dict)}
+            plain = {key: value for key, value in values[name].items() if key not in tables}
+            lines += [_line(key, value, type(section)) for key, value in plain.items()]
+            lines += [tomli_w.dumps({name: {key: table}}).rstrip() for key, table in tables.items() if table]
     return "\n".join(lines) + "\n"
 
 
@@ -266,12 +364,20 @@ def _is_set(changes: Document, key: Key) -> bool:
 
 
 def _make_paths_absolute(document: Document, base: Path) -> None:
-    for section, key in PATH_KEYS:
-        table = document.get(section)
-        value = table.get(key) if isinstance(table, dict) else None
-        if isinstance(table, dict) and isinstance(value, str) and value and not is_asset(value):
-            path = Path.home() / value[2:] if value.startswith("~/") else Path(value)
-            table[key] = str(base.absolute() / path)
+    for section, key in (*PATH_KEYS, *OUTPUT_KEYS):
+        _make_path_absolute(document.get(section), key, base)
+    compare = document.get("compare")
+    tasks = compare.get("tasks") if isinstance(compare, dict) else None
+    for task in tasks.values() if isinstance(tasks, dict) else ():
+        for key in TaskSection.model_fields:
+            _make_path_absolute(task, key, base)
+
+
+def _make_path_absolute(table: object, key: str, base: Path) -> None:
+    value = table.get(key) if isinstance(table, dict) else None
+    if isinstance(table, dict) and isinstance(value, str) and value and not is_asset(value):
+        path = Path.home() / value[2:] if value.startswith("~/") else Path(value)
+        table[key] = str(base.absolute() / path)
 
 
 def _validate(document: Document) -> tuple[RunFile | None, dict[Key, str]]:
@@ -288,7 +394,12 @@ def _validate(document: Document) -> tuple[RunFile | None, dict[Key, str]]:
         faults.setdefault(("federation", "aggregation"), f'federation.aggregation: got "ffa", expected {FFA_RULE}')
     for (section, key), kind in PATH_KEYS.items():
         table = document.get(section)
-        if isinstance(table, dict) and isinstance(value := table.get(key), str) and (section, key) not in faults:
+        if (
+            isinstance(table, dict)
+            and isinstance(value := table.get(key), str)
+            and value
+            and (section, key) not in faults
+        ):
             fault = path_fault(value, kind)
             if fault:
                 faults[section, key] = f"{section}.{key}: {fault}"

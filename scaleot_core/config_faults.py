@@ -7,7 +7,7 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel
@@ -23,7 +23,13 @@ Key = tuple[str, ...]
 """A section and a key, or one name at the top."""
 
 _SHOWN_CHARACTERS = 60
-_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
+_TYPES: dict[object, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text in quotes",
+    list[int]: "a list of whole numbers",
+}
 
 
 def describe_faults(schema: type[BaseModel], errors: Sequence[ErrorDetails]) -> dict[Key, str]:
@@ -99,7 +105,7 @@ def _expected(schema: type[BaseModel], key: Key, error: ErrorDetails) -> str:
         near = _nearest(str(error["input"]), values)
         known = " or ".join(f'"{value}"' for value in values) + ", which is all this version has"
         return known + (f'; did you mean "{near}"?' if near else "")
-    return _TYPES[cast(type, field.annotation)] + _range(field)
+    return _TYPES[field.annotation] + _range(field)
 
 
 def _range(field: FieldInfo) -> str:

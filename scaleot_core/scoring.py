@@ -25,13 +25,18 @@ class Score(NamedTuple):
 
 
 @dataclass
-class _Prefix:
+class _Row:
     """Tokens that are read once, and the examples that go on from them with one more token each."""
 
     token_ids: tuple[int, ...]
     target_start: int
     last_tokens: list[tuple[int, int]] = field(default_factory=list)
     """The index of an example and its last token."""
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """The tokens before the target."""
+        return self.token_ids[: self.target_start]
 
 
 def score_examples(
@@ -41,54 +46,84 @@ def score_examples(
 
     Examples that differ in nothing but their last token share one row of a batch: the answers of a classification
     task cost one reading of the context. Rows are sorted by length into batches of at most ``batch_tokens`` tokens
-    (one row at least). Batches only group rows, so ``batch_tokens`` changes a score by no more than rounding.
+    (one row at least). Where rows of a batch have a context in common, as the choices of a question do, it is read
+    once (see ``_logits``). How examples are grouped changes a score by no more than rounding.
 
     Padding stands on the right, where a causal model cannot see it, and no attention mask is needed. The model's
     own forward makes logits at the target positions alone; their softmax is taken in float32.
     """
-    prefixes: dict[tuple[tuple[int, ...], int], _Prefix] = {}
+    rows: dict[tuple[tuple[int, ...], int], _Row] = {}
     for index, example in enumerate(examples):
         key = (example.token_ids[:-1], example.target_start)
-        prefixes.setdefault(key, _Prefix(*key)).last_tokens.append((index, example.token_ids[-1]))
+        rows.setdefault(key, _Row(*key)).last_tokens.append((index, example.token_ids[-1]))
     sums = torch.zeros(len(examples), dtype=torch.float64)
     with reporter.stage("evaluate", steps=len(examples)) as stage, torch.inference_mode():
-        for rows in _batches(list(prefixes.values()), batch_tokens):
-            _add_log_probabilities(model, rows, sums)
-            stage.advance(sum(len(row.last_tokens) for row in rows))
+        for batch in _batches(list(rows.values()), batch_tokens):
+            _add_log_probabilities(model, batch, sums)
+            stage.advance(sum(len(row.last_tokens) for row in batch))
     return tuple(
         Score(log_probability, len(example.token_ids) - example.target_start)
         for log_probability, example in zip(sums.tolist(), examples, strict=True)
     )
 
 
-def _batches(rows: list[_Prefix], batch_tokens: int) -> list[list[_Prefix]]:
-    batches: list[list[_Prefix]] = []
-    for row in sorted(rows, key=lambda row: -len(row.token_ids)):  # the largest first: it fails first if it must
-        longest = len(batches[-1][0].token_ids) if batches else batch_tokens
+def _batches(rows: Sequence[_Row], batch_tokens: int) -> list[list[_Row]]:
+    """Returns the rows in batches, the longest first: it fails first if it must. A context's rows stay together."""
+    longest_after: dict[tuple[int, ...], int] = {}
+    for row in rows:
+        longest_after[row.context] = max(longest_after.get(row.context, 0), len(row.token_ids))
+    batches: list[list[_Row]] = []
+    longest = 0
+    for row in sorted(rows, key=lambda row: (-longest_after[row.context], row.context, -len(row.token_ids))):
+        longest = max(longest, len(row.token_ids))
         if not batches or longest * (len(batches[-1]) + 1) > batch_tokens:
             batches.append([])
+            longest = len(row.token_ids)
         batches[-1].append(row)
     return batches
 
 
-def _add_log_probabilities(model: nn.Module, rows: Sequence[_Prefix], sums: Tensor) -> None:
+def _add_log_probabilities(model: nn.Module, rows: Sequence[_Row], sums: Tensor) -> None:
     """Adds to ``sums`` the log-probability of every target token of every example in ``rows``."""
-    device = next(model.parameters()).device
-    input_ids = torch.zeros(len(rows), len(rows[0].token_ids), dtype=torch.long)
-    is_needed = torch.zeros_like(input_ids, dtype=torch.bool)
     queries: list[tuple[int, int, int]] = []  # example, its logits' place among the needed ones, token
     place = 0
-    for number, row in enumerate(rows):
-        length = len(row.token_ids)
-        input_ids[number, :length] = torch.tensor(row.token_ids)
-        is_needed[number, row.target_start - 1 : length] = True
+    for row in rows:
         shared = row.token_ids[row.target_start :]
         for index, last_token in row.last_tokens:
             queries += [(index, place + offset, token) for offset, token in enumerate((*shared, last_token))]
         place += len(shared) + 1
-    logits = model(input_ids=input_ids.to(device), logits_to_keep=is_needed.to(device), use_cache=False).logits
     examples, places, tokens = torch.tensor(queries).unbind(dim=1)
-    sums.index_add_(0, examples, _log_probabilities(logits, places, tokens).double().cpu())
+    sums.index_add_(0, examples, _log_probabilities(_logits(model, rows), places, tokens).double().cpu())
+
+
+def _logits(model: nn.Module, rows: Sequence[_Row]) -> Tensor:
+    """Returns the logits from the last token of each row's context on, row after row.
+
+    If rows have a context in common, the beginnings of all contexts are read first, once each, into the key-value
+    cache: as many tokens as the shortest context has, but one, so that they need no padding. The rows go on there.
+    """
+    device = next(model.parameters()).device
+    places: dict[tuple[int, ...], int] = {}
+    context_of_row = torch.tensor([places.setdefault(row.context, len(places)) for row in rows])
+    begin = min(row.target_start for row in rows) - 1 if len(places) < len(rows) else 0
+    cache = None
+    if begin > 0:
+        beginnings = torch.tensor([context[:begin] for context in places])
+        cache = model(input_ids=beginnings.to(device), logits_to_keep=1, use_cache=True).past_key_values
+        cache.batch_select_indices(context_of_row.to(device))
+    input_ids = torch.zeros(len(rows), max(len(row.token_ids) for row in rows) - begin, dtype=torch.long)
+    is_needed = torch.zeros_like(input_ids, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        length = len(row.token_ids) - begin
+        input_ids[number, :length] = torch.tensor(row.token_ids[begin:])
+        is_needed[number, row.target_start - 1 - begin : length] = True
+    logits: Tensor = model(
+        input_ids=input_ids.to(device),
+        past_key_values=cache,
+        logits_to_keep=is_needed.to(device),
+        use_cache=cache is not None,
+    ).logits
+    return logits
 
 
 def _log_probabilities(logits: Tensor, places: Tensor, tokens: Tensor) -> Tensor:

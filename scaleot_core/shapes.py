@@ -18,5 +18,11 @@ TokenBlocks = Int[Tensor, "_blocks _tokens"]
 Scores = Float[Tensor, " layers"]
 """One importance score for each original layer index."""
 
+PartScores = Float[Tensor, " _parts"]
+"""One score for each part of a matrix or layer that could be taken away."""
+
+PartIndices = Int[Tensor, " _chosen"]
+"""Indices of singular components of a matrix, or of inner channels of a feed-forward part."""
+
 TensorDict = dict[str, Tensor]
 """Tensors by name: the state of an adapter, of an emulator, of a set of harmonizers."""

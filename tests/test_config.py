@@ -22,6 +22,12 @@ def test_no_run_file_and_an_empty_one_are_the_quickstart(tmp_path: Path) -> None
     assert read_run_file(write(tmp_path / "run.toml", ""), []) == RunFile()
 
 
+def test_a_disclosure_record_need_not_exist_yet_and_starts_at_the_run_files_directory(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.toml", '[model_privacy]\ndisclosure_record = "owner/records"')
+    assert read_run_file(path, []).model_privacy.disclosure_record == str(tmp_path / "owner/records")
+    assert read_run_file(path, ["model_privacy.disclosure_record="]).model_privacy.disclosure_record == ""
+
+
 def test_a_run_file_has_the_sections_and_keys_that_tools_rely_on() -> None:
     promised = {
         "model": {"source", "dtype", "device"},
@@ -35,6 +41,8 @@ def test_a_run_file_has_the_sections_and_keys_that_tools_rely_on() -> None:
         },
         "privacy": {"mechanism", "epsilon", "delta", "max_grad_norm"},
         "evaluation": {"examples", "full_fine_tuning"},
+        "compare": {"builders", "seeds"},
+        "model_privacy": {"strong_emulator_steps", "healing_steps", "disclosure_record"},
     }
     document = RunFile().model_dump()
     assert document.keys() == {"seed", *promised}
@@ -94,6 +102,11 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         ("federation.rounds=true", "expected a whole number, at least 1"),
         ("importance.candidates=1", "at least 2"),
         ("privacy.delta=1", "expected a number between 0 and 1"),
+        ("model_privacy.strong_emulator_steps=-1", "expected a whole number, at least 0"),
+        ("model_privacy.healing_steps=50", "expected a list of whole numbers"),
+        ("model_privacy.healing_steps=[0, 1.5]", "expected a list of whole numbers"),
+        ("model_privacy.healing_steps=[50, 0]", "from 0 upwards, each above the one before"),
+        ("model_privacy.healing_steps=[-1, 5]", "from 0 upwards, each above the one before"),
         ("evaluation.full_fine_tuning=1", "expected true or false"),
         ("model.source=''", "a text in quotes, not empty"),
         ("adapter.kind=Lora", 'expected "lora" or "layers" or "bottleneck"'),
@@ -107,7 +120,6 @@ def test_a_value_out_of_range_or_of_another_type_is_refused(override: str, fault
 @pytest.mark.parametrize(
     ("override", "known"),
     [
-        ("emulator.builder=distilled", '"scaleot" or "uniform"'),
         ("federation.aggregation=median", '"fedavg" or "ffa"'),
         ("privacy.mechanism=dp-sgd", '"none"'),
     ],

@@ -49,7 +49,7 @@ def plain_likelihood(model: PreTrainedModel, context: str, target: str) -> float
 def training_loss(model: PreTrainedModel, records: Sequence[Record]) -> float:
     batch = collate(encode_for_training(records, TOKENIZER, max_tokens=128), 0, torch.device("cpu"))
     with torch.no_grad():
-        loss = model(batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss
+        loss = model(batch.input_ids, attention_mask=(batch.input_ids != 0).long(), labels=batch.labels).loss
     return float(loss)
 
 
@@ -142,7 +142,7 @@ def test_a_model_that_learnt_the_answers_gives_them() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        model(batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss.backward()
+        model(batch.input_ids, attention_mask=(batch.input_ids != 0).long(), labels=batch.labels).loss.backward()
         optimizer.step()
     assert before.accuracy == 0.0
     measured = metrics(model, records)

@@ -1,5 +1,5 @@
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from scaleot_core.compression.harmonizer import DroppedLayer, Harmonizer
+from scaleot_core.models.layout import layout_for
 from scaleot_core.progress import SilentReporter
 from scaleot_core.scoring import Score, score_examples
 from scaleot_core.training.data import EncodedExample
@@ -51,6 +53,30 @@ def mixed_examples() -> list[EncodedExample]:
     return [*examples, examples[2]]
 
 
+def questions() -> list[list[EncodedExample]]:
+    """Contexts of 12 to 20 tokens, more than a tiny sliding window has, each with choices of 1 to 6 tokens."""
+    draw = torch.Generator().manual_seed(1)
+    asked = []
+    for context_length, choice_lengths in ((12, (3, 1, 6, 3)), (20, (2, 5)), (15, (4,)), (17, (2, 2, 1))):
+        tokens = torch.randint(3, 320, (context_length + sum(choice_lengths),), generator=draw)
+        context, *choices = (part.tolist() for part in tokens.split((context_length, *choice_lengths)))
+        asked.append([EncodedExample((*context, *choice), context_length) for choice in choices])
+    return asked
+
+
+def emulator(model_type: str) -> PreTrainedModel:
+    """A tiny model of five layers: the first and the fourth are harmonizers, the second is left out."""
+    model = tiny_model(model_type, layers=5)
+    layout = layout_for(model.config)
+    returns_tuple = layout.family.returns_tuple
+    for index in (0, 3):
+        harmonizer = Harmonizer(16, 4, layer_index=index, returns_tuple=returns_tuple)
+        torch.nn.init.normal_(harmonizer.up.weight, generator=torch.Generator().manual_seed(index))
+        layout.replace_layer(model, index, harmonizer)
+    layout.replace_layer(model, 1, DroppedLayer(layer_index=1, returns_tuple=returns_tuple))
+    return model.eval().requires_grad_(False)
+
+
 def read_lengths(
     model: PreTrainedModel, examples: Sequence[EncodedExample], batch_tokens: int
 ) -> list[tuple[int, int]]:
@@ -75,6 +101,37 @@ def test_shared_and_padded_batches_give_the_scores_of_single_readings(model_type
         assert agree(score(model, examples, batch_tokens), expected)
 
 
+@pytest.mark.parametrize("make_model", [lambda kind: tiny_model(kind, layers=4), emulator], ids=["full", "emulator"])
+@pytest.mark.parametrize("model_type", FAMILY_CONFIGS)
+def test_contexts_read_once_give_the_scores_of_single_readings(
+    model_type: str, make_model: Callable[[str], PreTrainedModel]
+) -> None:
+    model = make_model(model_type)
+    asked = questions()
+    for examples in (asked[0], list(chain.from_iterable(asked))):
+        expected = plain_scores(model, examples)
+        for batch_tokens in (48, 10_000):
+            assert agree(score(model, examples, batch_tokens), expected)
+
+
+def test_choices_of_a_question_cost_one_reading_of_their_context() -> None:
+    context = tuple(range(10, 30))
+    choices = ((3, 4, 5), (6,), (7, 8, 9, 3))
+    examples = [EncodedExample((*context, *choice), len(context)) for choice in choices]
+    shapes = read_lengths(tiny_model("llama", layers=2), examples, 1000)
+    assert shapes == [(1, len(context) - 1), (len(choices), 4)]  # the context's last token goes with the choices
+
+
+def test_contexts_are_read_as_far_as_the_shortest_goes() -> None:
+    examples = list(chain.from_iterable(questions()))
+    assert read_lengths(tiny_model("llama", layers=2), examples, 1000) == [(4, 12 - 1), (10, 20 + 5 - 12)]
+
+
+def test_a_context_that_nothing_shares_is_read_together_with_its_target() -> None:
+    examples = [choices[0] for choices in questions()]
+    assert read_lengths(tiny_model("llama", layers=2), examples, 1000) == [(4, 20 + 2 - 1)]
+
+
 def test_answers_of_one_token_cost_one_reading_of_their_context() -> None:
     context = tuple(range(10, 30))
     examples = [EncodedExample((*context, answer), len(context)) for answer in (3, 4, 5)]
@@ -85,8 +142,13 @@ def test_a_batch_holds_no_more_tokens_than_it_may() -> None:
     examples = mixed_examples()
     shapes = read_lengths(tiny_model("llama", layers=2), examples, 64)
     assert all(rows * length <= 64 for rows, length in shapes)
-    assert all(length >= following for (_, length), (_, following) in pairwise(shapes))
     assert read_lengths(tiny_model("llama", layers=2), examples[1:2], 8) == [(1, 39)]
+
+
+def test_the_longest_rows_are_read_first() -> None:
+    examples = [EncodedExample(tuple(range(3, 3 + length)), 1) for length in (9, 30, 17, 12, 25)]
+    shapes = read_lengths(tiny_model("llama", layers=2), examples, 50)
+    assert shapes == [(1, 29), (2, 24), (2, 11)]
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2"])

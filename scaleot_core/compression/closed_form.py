@@ -7,8 +7,9 @@ Not part of ScaleOT, whose harmonizers start as the identity; the idea of a clos
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from scaleot_core.compression.activations import observe_layers
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.shapes import HiddenStates, Matrix, TokenBlocks
@@ -52,29 +53,12 @@ def _collect(full: LanguageModel, blocks: TokenBlocks, batch_size: int, reporter
         _Moments(*(torch.zeros(hidden, hidden, dtype=torch.float64, device=device) for _ in range(2)))
         for _ in range(full.layout.num_layers)
     ]
-    hooks = [
-        full.layout.layer(full.model, index).register_forward_hook(_recorder(layer), with_kwargs=True)
-        for index, layer in enumerate(moments)
-    ]
-    batches = torch.split(blocks, batch_size)
-    try:
-        with torch.inference_mode(), reporter.stage("closed form", steps=len(batches)) as stage:
-            for batch in batches:
-                full.model(input_ids=batch.to(device), use_cache=False, logits_to_keep=1)
-                stage.advance()
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+    def add(index: int, x: HiddenStates, y: HiddenStates) -> None:
+        moments[index].add(x, y)
+
+    observe_layers(full, blocks, add, batch_size=batch_size, reporter=reporter, stage="closed form")
     return moments
-
-
-def _recorder(moments: _Moments):  # type: ignore[no-untyped-def]
-    def record(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
-        x = args[0] if args else kwargs["hidden_states"]
-        y = output[0] if isinstance(output, tuple) else output
-        moments.add(x, y)  # type: ignore[arg-type]
-
-    return record
 
 
 def _solve(inputs: Tensor, changes: Tensor, directions: int, rank: int) -> tuple[Matrix, Matrix]:

@@ -7,9 +7,10 @@ own forward, with its per-layer attention kinds, runs unchanged.
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,14 +20,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from scaleot_core.compression.channels import narrow_layer, planned_channels, prune_channels, verbatim_count
 from scaleot_core.compression.harmonizer import DroppedLayer, Harmonizer
-from scaleot_core.compression.plan import LayerPlan, LayerRole
-from scaleot_core.compression.rank import compress_attention, empty_like
+from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
+from scaleot_core.compression.rank import Factorize, compress_layer, nearest
 from scaleot_core.errors import ModelError
 from scaleot_core.models.families import family_of
 from scaleot_core.models.layout import DecoderLayout, layout_for
 from scaleot_core.models.loading import LanguageModel, load_tokenizer, tokenizer_files
-from scaleot_core.shapes import TensorDict
+from scaleot_core.shapes import PartIndices, TensorDict
 
 CONFIG_FILE, PLAN_FILE, WEIGHTS_FILE = "config.json", "plan.json", "emulator.safetensors"
 
@@ -56,13 +58,26 @@ class EmulatorReport:
     """Parameters of the harmonizers in it over those of the full model."""
 
 
-def build_emulator(full: LanguageModel, plan: LayerPlan, harmonizers: TensorDict, *, harmonizer_rank: int) -> Emulator:
+def build_emulator(
+    full: LanguageModel,
+    plan: LayerPlan,
+    harmonizers: TensorDict,
+    *,
+    harmonizer_rank: int,
+    factorize: Factorize = nearest,
+    kept_channels: Mapping[int, PartIndices] = MappingProxyType({}),
+) -> Emulator:
     """Builds the emulator that ``plan`` describes; the full model is left as it is.
 
     ``harmonizers`` holds ``<index>.down.weight`` and ``<index>.up.weight`` for every replaced layer, as
-    ``estimate_importance`` gives them. Adapter layers, embeddings, norms and head are exact copies.
+    ``estimate_importance`` gives them. Adapter layers, embeddings, norms and head are exact copies; ``factorize``
+    gives the low-rank maps of kept layers. ``kept_channels`` holds, by original index, the feed-forward channels of
+    every layer that keeps a share of them; they are chosen before the rank is reduced.
 
-    Source: ScaleOT (Yao et al., 2024), stage 2. Raises ``ModelError`` when the plan is for another number of layers.
+    Source: ScaleOT (Yao et al., 2024), stage 2.
+
+    Raises:
+        ModelError: the plan is for another number of layers, or ``kept_channels`` does not fit it.
     """
     layout = full.layout
     if len(plan.layers) != layout.num_layers:
@@ -78,7 +93,10 @@ def build_emulator(full: LanguageModel, plan: LayerPlan, harmonizers: TensorDict
         )
     for planned in plan.layers:
         if planned.role is LayerRole.KEPT:
-            compress_attention(layout.layer(model, planned.index), layout, planned.kept_rank_share)
+            layer = layout.layer(model, planned.index)
+            _prune_as_planned(layer, layout, planned, kept_channels)
+            compress_layer(layer, layout, planned, factorize)
+    _share_weights(model, layout, plan)
     model.eval().requires_grad_(False)
     return Emulator(model, full.tokenizer, layout, plan, harmonizer_rank)
 
@@ -88,11 +106,11 @@ def describe_emulator(emulator: Emulator, full: LanguageModel) -> EmulatorReport
     original = dict(full.model.named_parameters())
     full_size = sum(tensor.numel() for tensor in original.values())
     parameters, size_bytes, verbatim = 0, 0, 0
-    for name, tensor in emulator.model.named_parameters():
+    for name, tensor in _own_parameters(emulator):
         parameters += tensor.numel()
         size_bytes += tensor.numel() * tensor.element_size()
-        if name in original and torch.equal(tensor, original[name]):
-            verbatim += tensor.numel()
+        if name in original:
+            verbatim += verbatim_count(tensor, original[name])
     harmonizers = (emulator.layout.layer(emulator.model, i) for i in emulator.plan.indices(LayerRole.REPLACED))
     trained = sum(tensor.numel() for harmonizer in harmonizers for tensor in harmonizer.parameters())
     return EmulatorReport(parameters, size_bytes, parameters / full_size, verbatim / full_size, trained / full_size)
@@ -111,8 +129,9 @@ def write_emulator(emulator: Emulator, directory: Path) -> None:
     }
     for name, text in texts.items():
         (directory / name).write_text(text, encoding="utf-8")
-    tied = set(tied_names(emulator.model))
-    tensors = {k: v.contiguous() for k, v in emulator.model.state_dict().items() if k not in tied}
+    own = {name for name, _ in _own_parameters(emulator)}
+    left_out = {name for name, _ in emulator.model.named_parameters(remove_duplicate=False)} - own
+    tensors = {k: v.contiguous() for k, v in emulator.model.state_dict().items() if k not in left_out}
     save_file(tensors, directory / WEIGHTS_FILE)
 
 
@@ -139,14 +158,14 @@ def read_emulator(files: Mapping[str, Path], *, device: torch.device) -> Emulato
     return Emulator(model, load_tokenizer(dict(files)), layout, plan, rank)
 
 
-def tied_names(model: PreTrainedModel) -> list[str]:
-    """Returns the names in the state of ``model`` that share the memory of an earlier name: a tied head."""
-    seen: dict[int, str] = {}
-    tied = []
-    for name, tensor in model.state_dict().items():
-        if seen.setdefault(tensor.data_ptr(), name) != name and tensor.numel() > 0:
-            tied.append(name)
-    return tied
+def _own_parameters(emulator: Emulator) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yields every parameter once: not under a tied head's name, nor under that of a layer which shares weights."""
+    sharing = tuple(f"{emulator.layout.layer_path(i)}." for i in emulator.plan.indices(LayerRole.SHARED))
+    seen = set()
+    for name, parameter in emulator.model.named_parameters(remove_duplicate=False):
+        if not name.startswith(sharing) and id(parameter) not in seen:
+            seen.add(id(parameter))
+            yield name, parameter
 
 
 def _copy_without(full: LanguageModel, plan: LayerPlan) -> PreTrainedModel:
@@ -165,6 +184,37 @@ def _place_stand_ins(model: PreTrainedModel, layout: DecoderLayout, plan: LayerP
         layout.replace_layer(model, index, DroppedLayer(layer_index=index, returns_tuple=returns_tuple))
 
 
+def _prune_as_planned(
+    layer: nn.Module, layout: DecoderLayout, planned: PlannedLayer, kept_channels: Mapping[int, PartIndices]
+) -> None:
+    if planned.kept_channel_share == 1.0:
+        return
+    kept, count = kept_channels.get(planned.index), planned_channels(layer, layout, planned)
+    if kept is None or len(kept) != count:
+        got = "none" if kept is None else len(kept)
+        raise ModelError(f"layer {planned.index}: the plan keeps {count} channels, {got} were chosen")
+    prune_channels(layer, layout, kept)
+
+
+def _shape_as_planned(layer: nn.Module, layout: DecoderLayout, planned: PlannedLayer) -> None:
+    """Gives a kept layer its planned widths and ranks: shapes for a state dictionary to fill."""
+    narrow_layer(layer, layout, planned)
+    compress_layer(layer, layout, planned, factorize=None)
+
+
+def _share_weights(model: PreTrainedModel, layout: DecoderLayout, plan: LayerPlan) -> None:
+    """Lets every shared layer run with its kept layer's weights, in the modules of its own index.
+
+    So it keeps its place in the cache and its own kind of attention.
+    """
+    for index, source in plan.shared_from.items():
+        layer = layout.layer(model, index)
+        _shape_as_planned(layer, layout, plan.layers[source])
+        for path, module in layout.layer(model, source).named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                layer.get_submodule(path).register_parameter(name, parameter)
+
+
 def _assemble(config: Any, layout: DecoderLayout, plan: LayerPlan, rank: int, tensors: TensorDict) -> PreTrainedModel:
     """Builds the model without memory for its weights, then gives it the tensors that were read."""
     with init_empty_weights(include_buffers=False):
@@ -172,12 +222,13 @@ def _assemble(config: Any, layout: DecoderLayout, plan: LayerPlan, rank: int, te
         _place_stand_ins(model, layout, plan, rank)
         for planned in plan.layers:
             if planned.role is LayerRole.KEPT:
-                compress_attention(layout.layer(model, planned.index), layout, planned.kept_rank_share, empty_like)
+                _shape_as_planned(layout.layer(model, planned.index), layout, planned)
     try:
         unexpected = model.load_state_dict(tensors, strict=False, assign=True).unexpected_keys
     except RuntimeError as error:
         raise ModelError(f"the emulator's weights do not fit: {error}") from error
     model.tie_weights()
+    _share_weights(model, layout, plan)
     unfilled = [name for name, tensor in model.named_parameters() if tensor.is_meta]
     if unfilled or unexpected:
         raise ModelError(f"the emulator's weights do not fit: missing {unfilled[:3]}, unknown {unexpected[:3]}")

@@ -5,6 +5,7 @@ Zhu, AAAI 2025, arXiv 2412.09812), stage 1. What the paper leaves open is a fiel
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 
 from scaleot_core.compression.closed_form import fit_harmonizers
 from scaleot_core.compression.harmonizer import Harmonizer
+from scaleot_core.compression.public_text import endless_batches, next_token_loss, relative_distance
 from scaleot_core.errors import ModelError
 from scaleot_core.models.layout import DecoderLayout
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
-from scaleot_core.shapes import Scores, TensorDict, TokenBlocks, TokenIds
+from scaleot_core.shapes import HiddenStates, Scores, TensorDict, TokenBlocks, TokenIds
 
 RewardKind = Literal["raw", "normalised"]
 MAX_DRAWS = 1000
@@ -53,6 +55,9 @@ class ImportanceSettings:
     """[open] The paper starts from the identity; the closed form starts from a regression on public text."""
     closed_form_blocks: int
     """Blocks of public text behind the closed form."""
+    hidden_state_weight: float
+    """[open] Weight, beside the cross-entropy, of the relative distance of the last layer's output from the full
+    model's; the paper has none. It costs a second forward pass a step."""
     seed: int
 
 
@@ -76,6 +81,8 @@ class ImportanceReport:
     settings: ImportanceSettings
     training_losses: tuple[float, ...]
     history: tuple[ScoreUpdate, ...]
+    seconds: float | None = None
+    """How long the estimate took; ``None`` where nobody measured."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns all but the harmonizers as plain JSON values."""
@@ -84,6 +91,7 @@ class ImportanceReport:
             "settings": asdict(self.settings),
             "training_losses": list(self.training_losses),
             "history": [asdict(update) for update in self.history],
+            "seconds": self.seconds,
         }
 
 
@@ -103,8 +111,8 @@ def estimate_importance(
     """
     _check(public_blocks, settings)
     train_blocks, score_blocks = _split(public_blocks, settings.seed)
-    train = _batches(train_blocks, settings.batch_size, generator_for(settings.seed, "train"))
-    score = _batches(score_blocks, settings.batch_size, generator_for(settings.seed, "score"))
+    train = endless_batches(train_blocks, settings.batch_size, generator_for(settings.seed, "train"))
+    score = endless_batches(score_blocks, settings.batch_size, generator_for(settings.seed, "score"))
     policy = generator_for(settings.seed, "policy")
     swappable = SwappableLayers(full, settings)
     scores = torch.zeros(full.layout.num_layers)
@@ -117,7 +125,7 @@ def estimate_importance(
     with swappable, reporter.stage("importance", steps=settings.steps) as stage:
         for step in range(1, settings.steps + 1):
             replaced = sample_replaced(scores, settings.group_size, settings.regroup, policy)
-            losses.append(_train_step(swappable, replaced, next(train), optimizer))
+            losses.append(_train_step(swappable, replaced, next(train), optimizer, settings.hidden_state_weight))
             schedule.step()
             if step % settings.score_every_steps == 0:
                 candidates = _distinct_candidates(scores, settings, policy)
@@ -190,9 +198,31 @@ class SwappableLayers:
     def loss(self, replaced: frozenset[int], token_ids: TokenIds) -> Tensor:
         """Returns the mean next-token cross-entropy with the layers ``replaced`` given way to their harmonizers."""
         self._place(replaced)
-        token_ids = token_ids.to(self._full.model.device)
-        logits = self._full.model(input_ids=token_ids, use_cache=False).logits[:, :-1]
-        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), token_ids[:, 1:].flatten())
+        return next_token_loss(self._full.model, token_ids)
+
+    def loss_with_hidden_states(self, replaced: frozenset[int], token_ids: TokenIds, weight: float) -> Tensor:
+        """Returns ``loss`` plus ``weight`` times the relative distance of the last layer's output from the full's."""
+        self._place(frozenset())
+        with torch.no_grad(), self._last_output() as full_states:
+            self._full.model(input_ids=token_ids.to(self._full.model.device), use_cache=False, logits_to_keep=1)
+        self._place(replaced)
+        with self._last_output() as states:
+            loss = next_token_loss(self._full.model, token_ids)
+        return loss + weight * relative_distance(full_states[0], states[0])
+
+    @contextmanager
+    def _last_output(self) -> Iterator[list[HiddenStates]]:
+        """Yields a list that takes what the last position of the model puts out, whichever module stands there."""
+        outputs: list[HiddenStates] = []
+
+        def keep(_: nn.Module, __: object, output: HiddenStates | tuple[HiddenStates, object]) -> None:
+            outputs.append(output[0] if isinstance(output, tuple) else output)
+
+        hook = self._layout.layer(self._full.model, self._layout.num_layers - 1).register_forward_hook(keep)
+        try:
+            yield outputs
+        finally:
+            hook.remove()
 
     def _place(self, replaced: frozenset[int]) -> None:
         for index, layer in enumerate(self._layers):
@@ -215,10 +245,17 @@ def _fresh_harmonizers(layout: DecoderLayout, settings: ImportanceSettings) -> n
 
 
 def _train_step(
-    swappable: SwappableLayers, replaced: frozenset[int], batch: TokenBlocks, optimizer: torch.optim.Optimizer
+    swappable: SwappableLayers,
+    replaced: frozenset[int],
+    batch: TokenBlocks,
+    optimizer: torch.optim.Optimizer,
+    hidden_state_weight: float,
 ) -> float:
     optimizer.zero_grad(set_to_none=True)
-    loss = swappable.loss(replaced, batch)
+    if hidden_state_weight:
+        loss = swappable.loss_with_hidden_states(replaced, batch, hidden_state_weight)
+    else:
+        loss = swappable.loss(replaced, batch)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_([p for p in swappable.harmonizers.parameters() if p.grad is not None], 1.0)
     optimizer.step()
@@ -258,12 +295,6 @@ def _split(blocks: TokenBlocks, seed: int) -> tuple[TokenBlocks, TokenBlocks]:
     order = torch.randperm(blocks.shape[0], generator=generator_for(seed, "split"))
     count = max(1, blocks.shape[0] // 10)
     return blocks[order[count:]], blocks[order[:count]]
-
-
-def _batches(blocks: TokenBlocks, batch_size: int, generator: torch.Generator) -> Iterator[TokenBlocks]:
-    while True:
-        for indices in torch.split(torch.randperm(blocks.shape[0], generator=generator), batch_size):
-            yield blocks[indices]
 
 
 def _check(blocks: TokenBlocks, settings: ImportanceSettings) -> None:

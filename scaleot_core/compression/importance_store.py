@@ -74,6 +74,7 @@ def _read(directory: Path) -> ImportanceReport | None:
             settings=ImportanceSettings(**values["settings"]),
             training_losses=tuple(values["training_losses"]),
             history=tuple(_update(update) for update in values["history"]),
+            seconds=values.get("seconds"),  # older reports have none
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None  # not there, or an older format: it is computed again

@@ -1,19 +1,36 @@
-"""Selective rank compression: the attention of the kept layers at a lower rank, the feed-forward part untouched.
+"""Selective rank compression: linear maps of the kept layers at a lower rank.
 
 Source: ScaleOT (Yao et al., 2024), Selective Rank Compression. The paper's beta is the share *removed*; the
-functions here take the share kept, 1 - beta.
+functions here take the share kept, 1 - beta. The paper compresses attention alone; its figure of what happens
+otherwise needs the feed-forward part too.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from scaleot_core.compression.plan import PlannedLayer
 from scaleot_core.models.families import FUSED_BLOCKS, Fusion
 from scaleot_core.models.layout import DecoderLayout, replace_submodule
 from scaleot_core.shapes import Matrix
+
+
+@dataclass(frozen=True)
+class ProjectionBlock:
+    """One matrix of a model: an original layer index, a linear map's dotted name in it, and its row block."""
+
+    layer: int
+    name: str
+    block: int = 0
+    """0 to 2 for query, key and value of a fused projection."""
+
+
+Factorize = Callable[[ProjectionBlock, Matrix, int], tuple[Matrix, Matrix]]
+"""Gives a matrix (out, in) at a rank as factors ``up`` (out, rank) and ``down`` (rank, in)."""
 
 
 def kept_rank(out_features: int, in_features: int, kept_rank_share: float) -> int:
@@ -82,16 +99,27 @@ def split_fused(weight: Matrix, fusion: Fusion, num_heads: int) -> list[Matrix]:
     return [per_head[:, part].flatten(0, 1) for part in range(FUSED_BLOCKS)]
 
 
+def nearest(_: ProjectionBlock, weight: Matrix, rank: int) -> tuple[Matrix, Matrix]:
+    """The paper's own factorisation: ``truncate_rank``, whichever matrix it is."""
+    return truncate_rank(weight, rank)
+
+
 def compress_linear(
-    linear: nn.Linear | Conv1D, kept_rank_share: float, *, fusion: Fusion | None, num_heads: int
+    linear: nn.Linear | Conv1D,
+    kept_rank_share: float,
+    *,
+    place: ProjectionBlock,
+    fusion: Fusion | None,
+    num_heads: int,
+    factorize: Factorize = nearest,
 ) -> CompressedLinear:
-    """Returns the low-rank stand-in of one projection (``Linear``, or GPT-2's transposed ``Conv1D``)."""
+    """Returns the low-rank stand-in of one projection (``Linear``, or GPT-2's transposed ``Conv1D``) at ``place``."""
     weight = projection_weight(linear)
     compressed = empty_like(linear, kept_rank_share, fusion=fusion, num_heads=num_heads)
     matrices = split_fused(weight, fusion, num_heads) if fusion else [weight]
-    for block, matrix in zip(compressed.blocks, matrices, strict=True):
+    for number, (block, matrix) in enumerate(zip(compressed.blocks, matrices, strict=True)):
         rank = kept_rank(matrix.shape[0], matrix.shape[1], kept_rank_share)
-        up, down = truncate_rank(matrix, rank)
+        up, down = factorize(ProjectionBlock(place.layer, place.name, number), matrix, rank)
         factors = (down, up) if isinstance(block, nn.Sequential) else (up @ down,)
         state = dict(zip(block.state_dict(), (factor.to(weight.dtype).contiguous() for factor in factors), strict=True))
         block.load_state_dict(state, assign=True)
@@ -121,20 +149,28 @@ def projection_weight(linear: nn.Linear | Conv1D) -> Matrix:
     return weight.T if isinstance(linear, Conv1D) else weight
 
 
-def compress_attention(
-    layer: nn.Module,
-    layout: DecoderLayout,
-    kept_rank_share: float,
-    compress: Callable[..., CompressedLinear] = compress_linear,
+def compress_layer(
+    layer: nn.Module, layout: DecoderLayout, planned: PlannedLayer, factorize: Factorize | None = nearest
 ) -> None:
-    """Puts what ``compress`` makes of them in place of the attention projections of one layer; 1 changes nothing."""
-    if kept_rank_share == 1.0:
-        return
-    for position, name in enumerate(layout.attention_linears):
-        fusion = layout.family.fusion if position == 0 else None
-        compressed = compress(
-            layer.get_submodule(name), kept_rank_share, fusion=fusion, num_heads=layout.num_attention_heads
-        )
+    """Puts low-rank maps in place of one kept layer's projections, as planned; a share of 1 leaves a part alone.
+
+    With ``factorize`` None they hold no numbers: the shapes for a state dictionary to fill.
+    """
+    shares = [(name, planned.kept_rank_share) for name in layout.attention_linears]
+    shares += [(name, planned.kept_feed_forward_rank_share) for name in layout.mlp_linears]
+    for name, share in shares:
+        if share == 1.0:
+            continue
+        linear = layer.get_submodule(name)
+        fusion = layout.family.fusion if name == layout.attention_linears[0] else None
+        heads = layout.num_attention_heads
+        if factorize is None:
+            compressed = empty_like(linear, share, fusion=fusion, num_heads=heads)
+        else:
+            place = ProjectionBlock(planned.index, name)
+            compressed = compress_linear(
+                linear, share, place=place, fusion=fusion, num_heads=heads, factorize=factorize
+            )
         replace_submodule(layer, name, compressed)
 
 

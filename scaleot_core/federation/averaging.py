@@ -60,16 +60,32 @@ def advance(state: FederationState, updates: Iterable[AdapterUpdate]) -> RoundOu
     Raises:
         RoundFailedError: there is no update.
     """
-    sums = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in state.adapter.items()}
+    mean = FederatedMean(state.adapter)
     clients: list[str] = []
-    examples, loss = 0, 0.0
     for update in updates:
-        for name, total in sums.items():
-            total.add_(update.state[name].double(), alpha=update.num_examples)
+        mean.add(update.state, num_examples=update.num_examples, train_loss=update.train_loss)
         clients.append(update.client)
-        examples += update.num_examples
-        loss += update.num_examples * update.train_loss
     if not clients:
         raise RoundFailedError(f"round {state.rounds_done + 1} has no accepted update")
-    mean = {name: (total / examples).float() for name, total in sums.items()}
-    return RoundOutcome(FederationState(state.rounds_done + 1, mean), tuple(clients), loss / examples)
+    adapter, train_loss = mean.read()
+    return RoundOutcome(FederationState(state.rounds_done + 1, adapter), tuple(clients), train_loss)
+
+
+class FederatedMean:
+    """The example-weighted mean of adapters and losses, in float64, each dropped as soon as it is added."""
+
+    def __init__(self, like: TensorDict) -> None:
+        self._sums = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in like.items()}
+        self._examples, self._loss = 0, 0.0
+
+    def add(self, state: TensorDict, *, num_examples: int, train_loss: float) -> None:
+        """Counts one client's adapter, on the CPU, and its loss."""
+        for name, total in self._sums.items():
+            total.add_(state[name].double(), alpha=num_examples)
+        self._examples += num_examples
+        self._loss += num_examples * train_loss
+
+    def read(self) -> tuple[TensorDict, float]:
+        """Returns the means of what was added, at least one client's; the adapter in float32."""
+        mean = {name: (total / self._examples).float() for name, total in self._sums.items()}
+        return mean, self._loss / self._examples

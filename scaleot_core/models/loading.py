@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from scaleot_core.errors import ModelError
 from scaleot_core.models.families import family_of
 from scaleot_core.models.layout import DecoderLayout, layout_for
+from scaleot_core.models.memory import check_memory
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
@@ -43,6 +44,7 @@ def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device) -> 
     """
     family_of(_model_type(directory))
     weights = _weight_files(directory)
+    check_memory(weights, dtype=dtype, device=device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             directory, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
@@ -58,6 +60,19 @@ def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device) -> 
     return LanguageModel(model, tokenizer, layout_for(model.config), _digest(files))
 
 
+def read_layout(directory: Path) -> DecoderLayout:
+    """Returns the layout of the model in a directory, from its configuration alone.
+
+    Raises:
+        ModelError: the configuration is missing, malformed, or of an unknown family.
+    """
+    family_of(_model_type(directory))
+    try:
+        return layout_for(AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"{directory / 'config.json'} cannot be read: {error}") from error
+
+
 def load_tokenizer(files: dict[str, Path]) -> PreTrainedTokenizerFast:
     """Loads a tokenizer from its two JSON files, whatever their real names are (a descriptor's path, say).
 
@@ -66,10 +81,12 @@ def load_tokenizer(files: dict[str, Path]) -> PreTrainedTokenizerFast:
     """
     try:
         settings = dict(json.loads(files["tokenizer_config.json"].read_bytes()))
-        tokenizer = Tokenizer.from_str(files["tokenizer.json"].read_text(encoding="utf-8"))
+        definition = files["tokenizer.json"].read_text(encoding="utf-8")
     except (KeyError, OSError, TypeError, ValueError) as error:
         raise ModelError(f"the tokenizer cannot be read: {error}") from error
-    except Exception as error:  # the tokenizers library raises no other on a malformed file
+    try:
+        tokenizer = Tokenizer.from_str(definition)
+    except Exception as error:  # a bare Exception is all that the tokenizers library raises on a malformed file
         raise ModelError(f"tokenizer.json cannot be read: {error}") from error
     special = {name: _token_text(settings[name]) for name in _SPECIAL_TOKENS if settings.get(name)}
     loaded = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=settings.get("chat_template"), **special)

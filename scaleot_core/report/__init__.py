@@ -15,6 +15,7 @@ from scaleot_core.report.document import (
     StageSeconds,
 )
 from scaleot_core.report.files import PAGE_FILE, REPORT_FILE, write_report
+from scaleot_core.report.model_privacy import ReportedDisclosure, ReportedModelPrivacy
 from scaleot_core.report.table import print_table
 
 __all__ = [
@@ -22,9 +23,11 @@ __all__ = [
     "REPORT_FILE",
     "Report",
     "ReportedBundle",
+    "ReportedDisclosure",
     "ReportedEmulator",
     "ReportedFederation",
     "ReportedLayer",
+    "ReportedModelPrivacy",
     "ReportedPrivacy",
     "ReportedRound",
     "Results",

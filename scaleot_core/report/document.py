@@ -8,6 +8,7 @@ from typing import Any
 
 from scaleot_core.compression.plan import LayerRole
 from scaleot_core.evaluation import Metrics
+from scaleot_core.report.model_privacy import ReportedModelPrivacy
 
 MODEL_TITLES: Mapping[str, str] = {
     "zero_shot": "zero-shot",
@@ -184,6 +185,7 @@ class Report:
     federation: ReportedFederation
     bundle: ReportedBundle
     privacy: ReportedPrivacy
+    model_privacy: ReportedModelPrivacy
     seconds: StageSeconds
     peak_memory_bytes: int
     config: Mapping[str, Any]
@@ -198,6 +200,11 @@ class Report:
             "federation": self.federation.to_json(),
             "bundle": self.bundle.to_json(),
             "privacy": self.privacy.to_json(),
+            "model_privacy": self.model_privacy.to_json(
+                verbatim_share=self.emulator.verbatim_share,
+                plug_in=self.results.plug_in,
+                emulator_tuned=self.results.emulator_tuned,
+            ),
             "seconds": self.seconds.to_json(),
             "peak_memory_bytes": self.peak_memory_bytes,
             "config": dict(self.config),

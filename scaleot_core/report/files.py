@@ -17,12 +17,13 @@ def write_report(report: Report, directory: Path) -> tuple[Path, Path]:
         OutputError: the directory cannot be written.
     """
     try:
-        return _write(directory / REPORT_FILE, report.to_text()), _write(directory / PAGE_FILE, page(report))
+        return write_whole(directory / REPORT_FILE, report.to_text()), write_whole(directory / PAGE_FILE, page(report))
     except OSError as error:
         raise OutputError(f"the report cannot be written to {directory}: {error.strerror or error}") from error
 
 
-def _write(path: Path, text: str) -> Path:
+def write_whole(path: Path, text: str) -> Path:
+    """Writes a file under another name and renames it: whole or not at all; returns it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_text(text, encoding="utf-8")

@@ -6,6 +6,14 @@ from html import escape
 from typing import Any
 
 from scaleot_core.report.document import MODEL_TITLES, Report
+from scaleot_core.report.model_privacy_phrases import (
+    disclosure_line,
+    disclosure_warning,
+    floors_line,
+    gap_line,
+    healing_line,
+    strong_emulator_line,
+)
 from scaleot_core.report.phrases import (
     RUNNERS,
     columns,
@@ -20,7 +28,7 @@ from scaleot_core.report.phrases import (
     seconds_line,
     traffic_line,
 )
-from scaleot_core.report.plots import layers_plot, results_plot, rounds_plot
+from scaleot_core.report.plots import healing_plot, layers_plot, results_plot, rounds_plot
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 52rem; margin: 2rem auto;
@@ -54,6 +62,8 @@ def page(report: Report) -> str:
         "<h2>The emulator: what the data owners received</h2>",
         f"<p>{escape(emulator_line(report))}; harmonizers are {percent(report.emulator.trained_share)}.</p>",
         _plot(layers_plot(report), _layers_caption(report)),
+        "<h2>Model privacy: what can be made of the emulator</h2>",
+        _model_privacy(report),
         "<h2>The rounds</h2>",
         f"<p>Each client: {escape(traffic_line(report))}.</p>",
         _plot(rounds_plot(report), "Mean training loss of the clients on the emulator, weighted by their examples."),
@@ -113,6 +123,28 @@ def _layers_caption(report: Report) -> str:
     if report.emulator.importance is None:
         return "What became of each layer. This builder needs no importance scores."
     return "What became of each layer, by its importance score: the higher, the harder to replace."
+
+
+def _model_privacy(report: Report) -> str:
+    figures = _pairs(
+        {
+            "verbatim share": f"{percent(report.emulator.verbatim_share)} of the full model's parameters",
+            "gap": gap_line(report),
+            "floors": floors_line(report),
+            "strong emulator": strong_emulator_line(report),
+            "healing": healing_line(report),
+            "disclosure": disclosure_line(report),
+        }
+    )
+    warning = disclosure_warning(report)
+    shown = f'<div class="limits"><p>Warning: {escape(warning)}.</p></div>' if warning else ""
+    if not report.model_privacy.healing:
+        return shown + figures
+    caption = (
+        "What tuning the emulator on public text gives back: 0 is the floor (of the accuracy the higher one, of the "
+        "loss that of random weights), 1 the full model zero-shot."
+    )
+    return shown + figures + _plot(healing_plot(report.model_privacy.healing), caption)
 
 
 def _rounds(report: Report) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -10,6 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from scaleot_core.compression.plan import LayerRole
+from scaleot_core.model_privacy.healing import HealingPoint
 from scaleot_core.report.document import MODEL_TITLES, Report, accuracy_error
 
 # Okabe and Ito's palette, which the colour-blind can tell apart.
@@ -18,12 +20,14 @@ _ROLE_COLOURS = {
     LayerRole.KEPT: "#0072b2",
     LayerRole.REPLACED: "#e69f00",
     LayerRole.DROPPED: "#999999",
+    LayerRole.SHARED: "#56b4e9",
 }
 _ROLE_TITLES = {
     LayerRole.ADAPTER: "adapter (exact)",
     LayerRole.KEPT: "kept",
     LayerRole.REPLACED: "replaced by a harmonizer",
     LayerRole.DROPPED: "dropped",
+    LayerRole.SHARED: "runs with a kept layer's weights",
 }
 _MODEL_COLOURS = {
     "zero_shot": "#999999",
@@ -98,6 +102,26 @@ def rounds_plot(report: Report) -> str:
         axes.set_xlim(min(numbers, default=1) - 0.3, max(numbers, default=1) + 0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
+        return _svg(figure)
+
+
+def healing_plot(points: Sequence[HealingPoint]) -> str:
+    """Draws the share of the full model's zero-shot quality that each budget of public text gives back."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.6, 2.4), layout="constrained")
+        axes = figure.subplots()
+        tokens, curves = [point.public_tokens for point in points], []
+        for name, colour in (("accuracy", "#d55e00"), ("loss", "#0072b2")):
+            shares = [getattr(point.recovered, name) for point in points]
+            if any(share is not None for share in shares):
+                heights = [float("nan") if share is None else share for share in shares]
+                curves += axes.plot(tokens, heights, marker="o", color=colour, label=name)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
+        axes.set_xlabel("tokens of public text")
+        axes.set_ylabel("share recovered")
+        axes.grid(alpha=0.3)
+        figure.legend(handles=curves, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
         return _svg(figure)
 
 

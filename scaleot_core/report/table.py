@@ -5,6 +5,14 @@ from rich.console import Console
 from rich.table import Table
 
 from scaleot_core.report.document import MODEL_TITLES, Report
+from scaleot_core.report.model_privacy_phrases import (
+    disclosure_line,
+    disclosure_warning,
+    floors_line,
+    gap_line,
+    healing_line,
+    strong_emulator_line,
+)
 from scaleot_core.report.phrases import (
     RUNNERS,
     columns,
@@ -52,7 +60,16 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         facts.append(("refused", refused))
     facts += [
         ("privacy", privacy_line(report)),
+        ("model privacy", gap_line(report)),
+        ("  floors", floors_line(report)),
+        ("  attacks", f"strong emulator: {strong_emulator_line(report)}"),
+        ("", f"healing: {healing_line(report)}"),
+        ("  disclosure", disclosure_line(report)),
+    ]
+    if warning := disclosure_warning(report):
+        facts.append(("  warning", warning))
+    return [
+        *facts,
         ("seconds", seconds_line(report)),
         ("peak memory", megabytes(report.peak_memory_bytes)),
     ]
-    return facts

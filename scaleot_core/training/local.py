@@ -1,12 +1,14 @@
-"""Tuning an adapter on one data owner's text: some steps of gradient descent, all else frozen."""
+"""Tuning on one data owner's text: some steps of gradient descent on an adapter, all else frozen."""
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import islice
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.errors import DataError
@@ -26,6 +28,15 @@ class LocalTraining:
     batch_size: int
     learning_rate: float
     optimizer: Literal["adamw", "sgd"] = "adamw"
+
+
+class Step(NamedTuple):
+    """One step of gradient descent that was taken."""
+
+    loss: float
+    """The mean target-token cross-entropy of its batch, before the step."""
+    num_examples: int
+    """In its batch."""
 
 
 @dataclass(frozen=True)
@@ -62,26 +73,49 @@ def train_adapter(
     Raises:
         DataError: there is no example.
     """
-    if not examples:
-        raise DataError("there is no example to train on")
     started = time.monotonic()
     parameters = list(attached.trainable().values())
-    optimizer = _optimizer(parameters, settings)
-    device = attached.device
-    batches = _batches(examples, settings.batch_size, generator_for(seed, "batches"))
+    steps = take_steps(attached.model, parameters, examples, settings, pad_token_id=pad_token_id, seed=seed)
     losses = []
     with reporter.stage("training", steps=settings.steps) as stage:
-        for _ in range(settings.steps):
-            batch = collate(next(batches), pad_token_id, device)
+        for step in islice(steps, settings.steps):
+            losses.append(step.loss)
+            stage.advance(loss=step.loss)
+    return TrainingResult(tuple(losses), len(examples), time.monotonic() - started)
+
+
+def take_steps(
+    model: PreTrainedModel,
+    parameters: Sequence[nn.Parameter],
+    examples: Sequence[EncodedExample],
+    settings: LocalTraining,
+    *,
+    pad_token_id: int,
+    seed: int,
+) -> Iterator[Step]:
+    """Returns steps of gradient descent on ``parameters``; each is taken when it is asked for, and there is no end.
+
+    Batches, optimizer and clipping are those of ``train_adapter``; ``settings.steps`` is the caller's to count.
+
+    Raises:
+        DataError: there is no example.
+    """
+    if not examples:
+        raise DataError("there is no example to train on")
+    optimizer = _optimizer(parameters, settings)
+    batches = _batches(examples, settings.batch_size, generator_for(seed, "batches"))
+
+    def steps() -> Iterator[Step]:
+        for chosen in batches:
             optimizer.zero_grad(set_to_none=True)
-            loss = target_loss(attached.model, batch)
+            loss = target_loss(model, collate(chosen, pad_token_id, torch.device(model.device)))
             loss.backward()  # type: ignore[no-untyped-call]
             if settings.optimizer == "adamw":
                 nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            losses.append(float(loss.detach()))
-            stage.advance(loss=losses[-1])
-    return TrainingResult(tuple(losses), len(examples), time.monotonic() - started)
+            yield Step(float(loss.detach()), len(chosen))
+
+    return steps()
 
 
 def target_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -95,7 +129,7 @@ def target_loss(model: nn.Module, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), batch.labels[:, 1:][is_target])
 
 
-def _optimizer(parameters: list[nn.Parameter], settings: LocalTraining) -> torch.optim.Optimizer:
+def _optimizer(parameters: Sequence[nn.Parameter], settings: LocalTraining) -> torch.optim.Optimizer:
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, settings.learning_rate)
     return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=0.0)

@@ -1,10 +1,26 @@
+import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scaleot_core.assets import ASSETS, asset_path
 from scaleot_core.assets.wheels import file_sha256
+from scaleot_core.training.records import ChoiceRecord, read_records
+
+TASK_DATA = Path(__file__).parents[3] / "shared" / "tasks"
+COUNTS = {
+    "sst2-train": 572,
+    "sst2-test": 300,
+    "boolq-passages": 2938,
+    "rte": 277,
+    "piqa": 1838,
+    "arc-easy": 570,
+    "arc-challenge": 299,
+    "openbookqa": 500,
+    "sciq": 1000,
+}
 
 # What a revision of a conversion makes is the same everywhere; a change here needs a new revision in the catalogue.
 DIGESTS = {
@@ -15,6 +31,12 @@ DIGESTS = {
     "sst2-train.jsonl": "56289528caef46af7864c4ff6e486e1b3cfd431649b42f1457131133befbf652",
     "sst2-test.jsonl": "f4871ab9dd0b1b7a052e1b69ccf6d97eee0cc4c97ba76027de6a4744187534c7",
     "boolq-passages.jsonl": "ee7bdab8a885f5da7bd625fa1be793edd518097defb5bf1c4e9a839ac9d821db",
+    "rte.jsonl": "80198368b544e0e19ea3d0ea4c44017f4fa394b9203c2ed85c55f47aeaa9673f",
+    "piqa.jsonl": "c4e364b9da58a0db36a1f48248a9ed25b38976241892fe801fefa328ca3deedb",
+    "arc-easy.jsonl": "232f21d0bfce312c035af246e1cbddeefeb856b0a478f91ea654082cfee062e9",
+    "arc-challenge.jsonl": "07c5ecd46d3a7b048335057a529f99d22efa087e0ab91659e2b0a176bd8c5917",
+    "openbookqa.jsonl": "17918a8c2da78b6da5a48a3c39abd1eff8e3d4594653a92075efde657edd7acb",
+    "sciq.jsonl": "3005c80ba228dc339c4c8dc70cad82d025048e1f82e33c1c273d5513e9e231f5",
 }
 
 
@@ -28,10 +50,16 @@ def test_the_real_asset_is_made_to_the_byte(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_sst2_has_572_training_and_300_test_records_and_boolq_2938_passages() -> None:
-    counts = {name: len(read_records(asset_path(name))) for name in ("sst2-train", "sst2-test", "boolq-passages")}
-    assert counts == {"sst2-train": 572, "sst2-test": 300, "boolq-passages": 2938}
+def test_every_data_set_has_all_its_records() -> None:
+    counts = {name: len(read_records(asset_path(name))) for name, asset in ASSETS.items() if not asset.is_directory}
+    assert counts == COUNTS
 
 
-def read_records(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+@pytest.mark.slow
+@pytest.mark.skipif(not TASK_DATA.is_dir(), reason=f"needs the shared task data in {TASK_DATA}")
+@pytest.mark.parametrize("name", ["rte", "piqa", "arc-easy", "arc-challenge", "openbookqa", "sciq"])
+def test_a_task_equals_the_shared_task_data_row_by_row(name: str) -> None:
+    with gzip.open(TASK_DATA / name.replace("-", "_") / "validation.jsonl.gz", "rt", encoding="utf-8") as stream:
+        rows: list[dict[str, Any]] = [json.loads(line) for line in stream]
+    expected = [ChoiceRecord(row["context"], tuple(row["choices"]), row["label"]) for row in rows]
+    assert list(read_records(asset_path(name))) == expected

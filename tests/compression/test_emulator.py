@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from scaleot_core.compression.builders.uniform import plan_uniform
 from scaleot_core.compression.emulator import (
     Emulator,
     build_emulator,
@@ -12,7 +13,7 @@ from scaleot_core.compression.emulator import (
     read_emulator,
     write_emulator,
 )
-from scaleot_core.compression.plan import AdapterRule, LayerPlan, LayerRole, PlannedLayer, plan_layers, plan_uniform
+from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer, RankTarget, plan_layers, plan_of_roles
 from scaleot_core.errors import ModelError
 from scaleot_core.models.loading import LanguageModel
 from tests.support.tiny_models import FAMILY_CONFIGS, tiny_language_model
@@ -25,8 +26,7 @@ RANK = 4
 def scaleot_plan(alpha: float, beta: float, layers: int = 6) -> LayerPlan:
     return plan_layers(
         [float(i % 3) for i in range(layers)],
-        num_adapter_layers=2,
-        adapter_rule=AdapterRule.SPREAD,
+        adapter={2, 4},
         replaced_layer_share=alpha,
         removed_rank_share=beta,
     )
@@ -127,7 +127,7 @@ def test_the_emulator_keeps_the_models_type(tmp_path: Path) -> None:
 
 def test_uniform_drops_layers() -> None:
     full = tiny_language_model("llama")
-    plan = plan_uniform(6, num_adapter_layers=2, adapter_rule=AdapterRule.ENDS, dropped_layer_share=0.5)
+    plan = plan_uniform(6, {0, 5}, 0.5)
     emulator = build(full, plan)
     x = torch.randn(1, 3, 16)
     dropped = plan.indices(LayerRole.DROPPED)
@@ -213,3 +213,21 @@ def test_a_plan_without_kept_layers_builds() -> None:
     roles = [LayerRole.ADAPTER, *[LayerRole.REPLACED] * 5]
     plan = LayerPlan(tuple(PlannedLayer(i, role) for i, role in enumerate(roles)))
     assert torch.isfinite(build(full, plan).model(IDS).logits).all()
+
+
+@pytest.mark.parametrize("model_type", FAMILY_CONFIGS)
+def test_a_shared_layer_runs_with_the_low_rank_maps_of_its_kept_one(model_type: str, tmp_path: Path) -> None:
+    full = tiny_language_model(model_type)
+    roles = dict.fromkeys(range(6), LayerRole.KEPT) | {0: LayerRole.ADAPTER, 2: LayerRole.SHARED, 5: LayerRole.SHARED}
+    plan = plan_of_roles(roles, removed_rank_share=0.6, rank_target=RankTarget.BOTH, shared_from={2: 3, 5: 3})
+    emulator = build(full, plan)
+    read = read_emulator(written(emulator, tmp_path), device=CPU)
+    assert torch.equal(read.model(IDS).logits, emulator.model(IDS).logits)
+    for each in (emulator, read):
+        kept, *shared = (dict(each.layout.layer(each.model, i).named_parameters()) for i in (3, 2, 5))
+        assert all(copy.keys() == kept.keys() and all(copy[n] is kept[n] for n in kept) for copy in shared)
+    for index in (2, 5):  # the full model with the weights copied over, then the same ranks
+        full.layout.layer(full.model, index).load_state_dict(full.layout.layer(full.model, 3).state_dict())
+    kept_roles = {index: LayerRole.KEPT if index else LayerRole.ADAPTER for index in range(6)}
+    copied = build(full, plan_of_roles(kept_roles, removed_rank_share=0.6, rank_target=RankTarget.BOTH))
+    assert torch.equal(copied.model(IDS).logits, emulator.model(IDS).logits)

@@ -6,6 +6,7 @@ import torch
 
 from scaleot_core.compression.importance import (
     ImportanceSettings,
+    SwappableLayers,
     estimate_importance,
     rewards_of,
     sample_replaced,
@@ -29,6 +30,7 @@ SETTINGS = ImportanceSettings(
     reward="raw",
     harmonizer_start="identity",
     closed_form_blocks=4,
+    hidden_state_weight=0.0,
     seed=3,
 )
 
@@ -142,7 +144,8 @@ def test_the_same_seed_repeats_to_the_last_digit_and_another_does_not() -> None:
 
 def test_harmonizers_learn() -> None:
     full = tiny_language_model("llama")
-    settings = dataclasses.replace(SETTINGS, steps=200, harmonizer_rank=16, harmonizer_learning_rate=0.03)
+    changes = {"steps": 200, "score_every_steps": 200, "harmonizer_rank": 16, "harmonizer_learning_rate": 0.03}
+    settings = dataclasses.replace(SETTINGS, **changes)
     report = estimate_importance(full, random_blocks(), settings, reporter=SilentReporter())
     losses = report.training_losses
     assert sum(losses[-20:]) < 0.97 * sum(losses[:20])
@@ -174,3 +177,37 @@ def test_training_and_scoring_text_are_disjoint() -> None:
     train, score = _split(random_blocks(40), seed=1)
     assert len(train) + len(score) == 40
     assert not any(torch.equal(a, b) for a, b in itertools.product(train, score))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "bloom"])
+def test_the_hidden_state_loss_is_the_relative_distance_of_the_last_layers_output(model_type: str) -> None:
+    """L_CE + w mean(((h_T - h_S) / rms(h_T))^2), the hidden states read off by hand."""
+    full = tiny_language_model(model_type, layers=8)
+    batch = random_blocks(count=3)
+    outputs = []
+    last = full.layout.layer(full.model, 7)
+    hook = last.register_forward_hook(lambda _, __, got: outputs.append(got[0] if isinstance(got, tuple) else got))
+    with SwappableLayers(full, SETTINGS) as swappable:
+        for harmonizer in swappable.harmonizers:
+            torch.nn.init.normal_(harmonizer.up.weight, generator=torch.Generator().manual_seed(5))
+        plain = swappable.loss(frozenset({2, 5}), batch)
+        full_loss = swappable.loss(frozenset(), batch)
+        both = swappable.loss_with_hidden_states(frozenset({2, 5}), batch, 3.0)
+    hook.remove()
+    replaced_states, full_states = outputs[0], outputs[1]
+    rms = (full_states**2).mean().sqrt()
+    expected = plain + 3.0 * (((full_states - replaced_states) / rms) ** 2).mean()
+    assert float(both.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(both.detach()) != pytest.approx(float(plain.detach()), rel=1e-3)
+    assert float(full_loss.detach()) > 0
+
+
+def test_the_hidden_state_loss_is_learnt_and_leaves_the_model_untouched() -> None:
+    full = tiny_language_model("llama", layers=8)
+    before = full.model(random_blocks(2)).logits
+    settings = dataclasses.replace(SETTINGS, hidden_state_weight=2.0)
+    plain = estimate_importance(full, random_blocks(), SETTINGS, reporter=SilentReporter())
+    both = estimate_importance(full, random_blocks(), settings, reporter=SilentReporter())
+    assert torch.equal(full.model(random_blocks(2)).logits, before)
+    assert both.training_losses[0] > plain.training_losses[0]
+    assert any(not torch.equal(both.harmonizers[name], plain.harmonizers[name]) for name in plain.harmonizers)

@@ -1,15 +1,6 @@
 import pytest
 
-from scaleot_core.compression.plan import (
-    AdapterRule,
-    LayerPlan,
-    LayerRole,
-    PlannedLayer,
-    adapter_layers,
-    plan_layers,
-    plan_uniform,
-    uniform_positions,
-)
+from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer, RankTarget, plan_layers
 from scaleot_core.errors import ModelError
 
 SCORES = [0.9, 0.1, 0.5, 0.2, 0.8, 0.3, 0.7, 0.4]
@@ -17,8 +8,7 @@ SCORES = [0.9, 0.1, 0.5, 0.2, 0.8, 0.3, 0.7, 0.4]
 
 def plan(**changes: object) -> LayerPlan:
     settings = {
-        "num_adapter_layers": 2,
-        "adapter_rule": AdapterRule.MOST_IMPORTANT,
+        "adapter": {0, 4},
         "replaced_layer_share": 0.5,
         "removed_rank_share": 0.8,
         **changes,
@@ -45,42 +35,8 @@ def test_alpha_and_beta_at_their_ends() -> None:
 def test_the_replaced_share_is_rounded_down_and_immune_to_binary_fractions() -> None:
     assert len(plan(replaced_layer_share=0.34).indices(LayerRole.REPLACED)) == 2
     scores = [0.0] * 12
-    got = plan_layers(
-        scores, num_adapter_layers=2, adapter_rule=AdapterRule.ENDS, replaced_layer_share=0.3, removed_rank_share=0.0
-    )
+    got = plan_layers(scores, adapter={0, 11}, replaced_layer_share=0.3, removed_rank_share=0.0)
     assert len(got.indices(LayerRole.REPLACED)) == 3
-
-
-@pytest.mark.parametrize(
-    ("rule", "count", "expected"),
-    [
-        (AdapterRule.MOST_IMPORTANT, 3, {0, 4, 6}),
-        (AdapterRule.ENDS, 2, {0, 7}),
-        (AdapterRule.ENDS, 3, {0, 1, 7}),
-        (AdapterRule.ENDS, 4, {0, 1, 6, 7}),
-        (AdapterRule.SPREAD, 3, {2, 4, 6}),
-        (AdapterRule.SPREAD, 1, {4}),
-        (AdapterRule.SPREAD, 8, set(range(8))),
-    ],
-)
-def test_the_adapter_rules(rule: AdapterRule, count: int, expected: set[int]) -> None:
-    assert adapter_layers(SCORES, count, rule) == expected
-
-
-def test_spread_of_four_over_thirty_layers() -> None:
-    assert adapter_layers([0.0] * 30, 4, AdapterRule.SPREAD) == {6, 12, 18, 24}
-
-
-def test_spread_gives_as_many_layers_as_asked_for_at_every_depth() -> None:
-    for total in range(1, 40):
-        for count in range(1, total + 1):
-            assert len(adapter_layers([0.0] * total, count, AdapterRule.SPREAD)) == count
-
-
-@pytest.mark.parametrize("count", [0, 9])
-def test_more_adapter_layers_than_layers_are_refused(count: int) -> None:
-    with pytest.raises(ModelError, match=r"1 to 8.*got"):
-        plan(num_adapter_layers=count)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
@@ -91,28 +47,37 @@ def test_shares_outside_zero_to_one_are_refused(share: float) -> None:
         plan(removed_rank_share=share)
 
 
-def test_uniform_keeps_the_published_layers_of_opt_1_3b() -> None:
-    """Offsite-tuning's 2-8-2 of 24 layers, by the middle's own indices: the published list."""
-    got = plan_uniform(24, num_adapter_layers=4, adapter_rule=AdapterRule.ENDS, dropped_layer_share=12 / 20)
-    assert got.adapter_layers == (0, 1, 22, 23)
-    assert got.indices(LayerRole.KEPT) == (2, 5, 7, 10, 13, 16, 18, 21)
-
-
-def test_uniform_positions_hold_both_ends() -> None:
-    assert uniform_positions(20, 8)[0] == 0
-    assert uniform_positions(20, 8)[-1] == 19
-    assert uniform_positions(5, 1) == [0]
-    assert uniform_positions(5, 0) == []
-    assert uniform_positions(5, 5) == [0, 1, 2, 3, 4]
-
-
-def test_uniform_refuses_a_rule_that_needs_scores() -> None:
-    with pytest.raises(ModelError, match="computes no importance"):
-        plan_uniform(8, num_adapter_layers=2, adapter_rule=AdapterRule.MOST_IMPORTANT, dropped_layer_share=0.5)
+@pytest.mark.parametrize(
+    ("target", "attention", "feed_forward"),
+    [(RankTarget.ATTENTION, 0.2, 1.0), (RankTarget.FEED_FORWARD, 1.0, 0.2), (RankTarget.BOTH, 0.2, 0.2)],
+)
+def test_the_rank_target_says_whose_rank_is_reduced(target: RankTarget, attention: float, feed_forward: float) -> None:
+    kept = plan(rank_target=target).layers[2]
+    assert kept.role is LayerRole.KEPT
+    assert (kept.kept_rank_share, kept.kept_feed_forward_rank_share) == pytest.approx((attention, feed_forward))
 
 
 def test_a_plan_goes_through_json_unchanged() -> None:
     assert LayerPlan.from_json(plan().to_json()) == plan()
+    every_field = LayerPlan(
+        (
+            PlannedLayer(0, LayerRole.KEPT, 0.5, 0.25, 0.125),
+            PlannedLayer(1, LayerRole.SHARED, shared_from=0),
+            PlannedLayer(2, LayerRole.ADAPTER),
+        )
+    )
+    assert LayerPlan.from_json(every_field.to_json()) == every_field
+
+
+@pytest.mark.parametrize("source", [None, 0, 1, 7])
+def test_a_shared_layer_names_a_kept_layer(source: int | None) -> None:
+    with pytest.raises(ModelError, match="index of a kept layer"):
+        LayerPlan((PlannedLayer(0, LayerRole.ADAPTER), PlannedLayer(1, LayerRole.SHARED, shared_from=source)))
+
+
+def test_only_a_shared_layer_names_another() -> None:
+    with pytest.raises(ModelError, match="stands with the role shared"):
+        LayerPlan((PlannedLayer(0, LayerRole.KEPT), PlannedLayer(1, LayerRole.KEPT, shared_from=0)))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +90,7 @@ def test_a_plan_goes_through_json_unchanged() -> None:
         [{"index": 1, "role": "kept", "kept_rank_share": 1.0}],
         [{"index": 0, "role": "kept", "kept_rank_share": 2.0}],
         [{"index": "0", "role": "kept", "kept_rank_share": 1.0}],
+        [{"index": 0, "role": "kept", "kept_rank_share": 1.0, "colour": "red"}],
     ],
 )
 def test_malformed_plans_are_refused(value: object) -> None:

@@ -3,16 +3,21 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from scaleot_core.compression.plan import LayerRole, PlannedLayer
 from scaleot_core.compression.rank import (
-    compress_attention,
+    ProjectionBlock,
+    compress_layer,
     compress_linear,
     is_smaller_as_factors,
     kept_rank,
+    projection_weight,
     split_fused,
     truncate_rank,
 )
 from scaleot_core.models.families import Fusion
 from tests.support.tiny_models import FAMILY_CONFIGS, tiny_language_model
+
+PLACE = ProjectionBlock(0, "some_projection")
 
 
 def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -51,7 +56,7 @@ def test_no_matrix_of_that_rank_is_nearer(rank: int) -> None:
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.9])
 def test_a_compressed_linear_is_the_best_approximation_and_keeps_its_bias(share: float) -> None:
     linear = nn.Linear(20, 12)
-    compressed = compress_linear(linear, share, fusion=None, num_heads=4)
+    compressed = compress_linear(linear, share, place=PLACE, fusion=None, num_heads=4)
     up, down = truncate_rank(linear.weight.detach(), kept_rank(12, 20, share))
     torch.testing.assert_close(effective_weight(compressed, 20), up @ down)
     assert torch.equal(compressed.bias, linear.bias)
@@ -60,7 +65,7 @@ def test_a_compressed_linear_is_the_best_approximation_and_keeps_its_bias(share:
 @pytest.mark.parametrize("share", [0.1, 0.9])
 def test_factors_are_stored_exactly_when_they_are_smaller(share: float) -> None:
     linear = nn.Linear(16, 16, bias=False)
-    compressed = compress_linear(linear, share, fusion=None, num_heads=4)
+    compressed = compress_linear(linear, share, place=PLACE, fusion=None, num_heads=4)
     rank = kept_rank(16, 16, share)
     stored = sum(parameter.numel() for parameter in compressed.parameters())
     assert stored == min(rank * 32, 256)
@@ -75,7 +80,7 @@ def test_two_factors_that_are_no_smaller_are_multiplied_out() -> None:
 @pytest.mark.parametrize("share", [0.2, 0.8])
 def test_gpt2_fused_and_transposed_projection_is_truncated_per_query_key_value(share: float) -> None:
     fused = Conv1D(48, 16)
-    compressed = compress_linear(fused, share, fusion=Fusion.CONTIGUOUS, num_heads=4)
+    compressed = compress_linear(fused, share, place=PLACE, fusion=Fusion.CONTIGUOUS, num_heads=4)
     rank = kept_rank(16, 16, share)
     expected = torch.cat([_best(block, rank) for block in fused.weight.T.chunk(3)])
     torch.testing.assert_close(effective_weight(compressed, 16), expected)
@@ -86,7 +91,7 @@ def test_per_head_fusion_is_truncated_per_query_key_value(share: float) -> None:
     """GPT-NeoX and BLOOM: rows (head, q|k|v, dimension). The literal index arithmetic stands here."""
     heads, width, hidden = 4, 4, 16
     fused = nn.Linear(hidden, 3 * hidden)
-    compressed = compress_linear(fused, share, fusion=Fusion.PER_HEAD, num_heads=heads)
+    compressed = compress_linear(fused, share, place=PLACE, fusion=Fusion.PER_HEAD, num_heads=heads)
     rank = kept_rank(hidden, hidden, share)
     expected = torch.empty(3 * hidden, hidden)
     for part in range(3):
@@ -103,7 +108,7 @@ def _best(weight: torch.Tensor, rank: int) -> torch.Tensor:
 @pytest.mark.parametrize("fusion", Fusion)
 def test_a_fused_projection_at_full_rank_keeps_the_order_of_its_outputs(fusion: Fusion) -> None:
     fused = nn.Linear(16, 48)
-    compressed = compress_linear(fused, 0.999, fusion=fusion, num_heads=4)
+    compressed = compress_linear(fused, 0.999, place=PLACE, fusion=fusion, num_heads=4)
     for block, part in zip(compressed.blocks, split_fused(fused.weight, fusion, 4), strict=True):
         block.weight.data.copy_(part)
     x = matrix(3, 16)
@@ -117,7 +122,7 @@ def test_attention_is_compressed_and_the_feed_forward_part_untouched(model_type:
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     x = {name: matrix(2, _in_features(layer.get_submodule(name))) for name in full.layout.attention_linears}
     outputs = {name: layer.get_submodule(name)(x[name]) for name in x}
-    compress_attention(layer, full.layout, 0.5)
+    compress_layer(layer, full.layout, PlannedLayer(1, LayerRole.KEPT, kept_rank_share=0.5))
     after = layer.state_dict()
     attention = full.layout.attention_linears
     untouched = [name for name in before if not name.startswith(attention)]
@@ -133,9 +138,25 @@ def test_full_rank_changes_nothing() -> None:
     full = tiny_language_model("llama")
     layer = full.layout.layer(full.model, 1)
     modules = list(layer.modules())
-    compress_attention(layer, full.layout, 1.0)
+    compress_layer(layer, full.layout, PlannedLayer(1, LayerRole.KEPT))
     assert list(layer.modules()) == modules
 
 
 def _in_features(linear: nn.Module) -> int:
     return linear.weight.shape[0] if isinstance(linear, Conv1D) else linear.weight.shape[1]
+
+
+@pytest.mark.parametrize("model_type", FAMILY_CONFIGS)
+def test_the_feed_forward_part_is_compressed_alone_where_the_plan_says_so(model_type: str) -> None:
+    full = tiny_language_model(model_type)
+    layer = full.layout.layer(full.model, 1)
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    x = {name: matrix(2, _in_features(layer.get_submodule(name))) for name in full.layout.mlp_linears}
+    weights = {name: projection_weight(layer.get_submodule(name)) for name in x}
+    planned = PlannedLayer(1, LayerRole.KEPT, kept_feed_forward_rank_share=0.5)
+    compress_layer(layer, full.layout, planned)
+    untouched = [name for name in before if not name.startswith(full.layout.mlp_linears)]
+    assert all(torch.equal(before[name], layer.state_dict()[name]) for name in untouched)
+    for name, weight in weights.items():
+        got = effective_weight(layer.get_submodule(name), weight.shape[1])
+        torch.testing.assert_close(got, _best(weight, kept_rank(*weight.shape, 0.5)), rtol=1e-4, atol=1e-4)

@@ -9,17 +9,14 @@ from pathlib import Path
 import pytest
 
 from scaleot_core.cli import VERBS_GROUP, run
-from tests.support.tiny_models import tiny_model, tiny_tokenizer
+from tests.support.tiny_models import save_tiny_model
 
 ROW = {"context": "the film is good\nAnswer:", "choices": ["negative", "positive"], "label": 1}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    tiny_model("llama").save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -121,3 +118,13 @@ def test_an_unwritable_output_is_refused_before_any_work(place: Path, capfd: pyt
     assert "not an empty directory" in errors
     assert "importance" not in errors
     assert (place / "out").read_text() == "a file of the user's"
+
+
+def test_a_round_that_fails_says_why_in_the_clients_own_words(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {path.name for path in place.iterdir()} | {"cache"}
+    assert simulate(place, "--set", "federation.learning_rate=1e30", "--set", "federation.local_steps=3") == 1
+    errors = capfd.readouterr().err
+    assert "data-owner-1: E_CLIENT, expected an update, got a refusal: training.diverged" in errors
+    assert errors.count("the log of client") == 1  # both failed alike
+    assert errors.rstrip().endswith("expected finite values, got NaN or infinity")
+    assert {path.name for path in place.iterdir()} <= before

@@ -14,7 +14,7 @@ from scaleot_core.config import RunFile, read_run_file
 from scaleot_core.errors import DataError, InputError, ModelError, OutputError
 from scaleot_core.models.loading import load_model
 from scaleot_core.progress import SilentReporter
-from tests.support.tiny_models import tiny_model, tiny_tokenizer
+from tests.support.tiny_models import save_tiny_model
 
 QUESTION = "Question: is this sentence positive or negative? Answer:"
 
@@ -23,8 +23,7 @@ QUESTION = "Question: is this sentence positive or negative? Answer:"
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model directory, public text, and a classification task in JSON lines."""
     root = tmp_path_factory.mktemp("material")
-    tiny_model("llama").save_pretrained(root / "model")
-    tiny_tokenizer().save_pretrained(root / "model")
+    save_tiny_model(root / "model")
     text = "the film is good and the story is true. the film is bad and the story is false. " * 60
     (root / "public.txt").write_text(text)
     for name, count in (("train", 40), ("test", 24)):
@@ -76,60 +75,16 @@ def finished(material: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return directory, json.loads((directory / "report.json").read_text())
 
 
-METRICS = {"loss", "accuracy", "accuracy_norm", "examples"}
-
-
-def test_the_report_has_every_key_of_the_design(finished: tuple[Path, dict[str, Any]]) -> None:
-    report = finished[1]
-    assert set(report) == {
-        "results",
-        "emulator",
-        "federation",
-        "bundle",
-        "privacy",
-        "seconds",
-        "peak_memory_bytes",
-        "config",
-        "versions",
-    }
-    models = {"zero_shot", "emulator_zero_shot", "emulator_tuned", "plug_in", "full_fine_tuning"}
-    assert set(report["results"]) == models
-    assert all(set(report["results"][model]) == METRICS for model in models)
-    assert set(report["emulator"]) == {
-        "builder",
-        "parameters",
-        "bytes",
-        "size_share",
-        "verbatim_share",
-        "trained_share",
-        "layers",
-        "importance",
-    }
-    assert set(report["emulator"]["layers"][0]) == {"index", "role", "rank"}
-    assert set(report["federation"]) == {"rounds", "bytes_down_per_client", "bytes_up_per_client"}
-    assert set(report["federation"]["rounds"][0]) == {"round", "clients", "rejected", "train_loss", "seconds"}
-    assert set(report["bundle"]) == {"bytes", "digest", "recipients"}
-    assert set(report["privacy"]) == {"mechanism", "epsilon_spent", "delta", "unit", "clients"}
-    assert set(report["seconds"]) == {
-        "load",
-        "importance",
-        "build",
-        "seal",
-        "open",
-        "train",
-        "aggregate",
-        "evaluate",
-        "total",
-    }
-
-
 def test_the_report_says_what_happened(finished: tuple[Path, dict[str, Any]]) -> None:
     report = finished[1]
     assert [len(one["clients"]) for one in report["federation"]["rounds"]] == [3, 3]
     assert report["bundle"]["recipients"] == ["data-owner-0", "data-owner-1", "data-owner-2"]
     assert len(report["emulator"]["importance"]) == len(report["emulator"]["layers"]) == 6
     assert report["federation"]["bytes_down_per_client"] > report["bundle"]["bytes"]
-    assert report["results"]["plug_in"]["examples"] == 20
+    assert len(report["results"]) == 5
+    for measured in report["results"].values():
+        assert set(measured) == {"loss", "accuracy", "accuracy_norm", "examples"}
+        assert measured["examples"] == 20
     assert report["results"]["plug_in"]["loss"] < report["results"]["zero_shot"]["loss"]
     stages = [value for stage, value in report["seconds"].items() if stage != "total"]
     assert sum(stages) <= report["seconds"]["total"]

@@ -7,17 +7,14 @@ import torch
 
 from scaleot_core.errors import ModelError
 from scaleot_core.models.loading import load_model, load_tokenizer, tokenizer_files
-from tests.support.tiny_models import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
+from tests.support.tiny_models import FAMILY_CONFIGS, save_tiny_model, tiny_model, tiny_tokenizer
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    tiny_model("llama").save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -32,9 +29,7 @@ def load(directory: Path):
 @pytest.mark.parametrize("model_type", FAMILY_CONFIGS)
 def test_a_saved_model_of_every_family_loads_and_computes_the_same(model_type: str, tmp_path: Path) -> None:
     model = tiny_model(model_type)
-    model.save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
-    loaded = load(tmp_path)
+    loaded = load(save_tiny_model(tmp_path, model_type))
     ids = torch.tensor(tiny_tokenizer()("the film is good")["input_ids"])[None]
     torch.testing.assert_close(loaded.model(ids).logits, model(ids).logits)
     assert not loaded.model.training
@@ -96,6 +91,13 @@ def test_a_chat_template_in_a_file_of_its_own_is_found(model_directory: Path) ->
 def test_truncated_weights_are_refused(model_directory: Path) -> None:
     path = model_directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ModelError, match="no readable safetensors file"):
+        load(model_directory)
+
+
+def test_weights_that_end_too_early_are_refused(model_directory: Path) -> None:
+    path = model_directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match="cannot be loaded"):
         load(model_directory)
 

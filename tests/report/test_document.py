@@ -19,6 +19,7 @@ def test_the_document_has_exactly_the_keys_that_tools_rely_on() -> None:
             "federation",
             "bundle",
             "privacy",
+            "model_privacy",
             "seconds",
             "peak_memory_bytes",
             "config",
@@ -32,6 +33,9 @@ def test_the_document_has_exactly_the_keys_that_tools_rely_on() -> None:
     assert keys["federation"] == ["rounds", "bytes_down_per_client", "bytes_up_per_client"]
     assert keys["bundle"] == ["bytes", "digest", "recipients"]
     assert keys["privacy"] == ["mechanism", "epsilon_spent", "delta", "unit", "clients"]
+    assert keys["model_privacy"] == [
+        *("verbatim_share", "gap", "floors", "strong_emulator", "healing", "disclosure", "seconds")
+    ]
     assert keys["seconds"] == ["load", "importance", "build", "seal", "open", "train", "aggregate", "evaluate", "total"]
     assert list(document["emulator"]["layers"][0]) == ["index", "role", "rank"]
     assert list(document["federation"]["rounds"][0]) == ["round", "clients", "rejected", "train_loss", "seconds"]

@@ -2,12 +2,19 @@
 
 from scaleot_core.compression.plan import LayerRole
 from scaleot_core.evaluation import Metrics
+from scaleot_core.model_privacy.disclosure import DisclosedLayer, DisclosureLevel, NewDisclosure
+from scaleot_core.model_privacy.floors import Floors, MajorityFloor
+from scaleot_core.model_privacy.healing import HealingPoint
+from scaleot_core.model_privacy.recovery import Recovery
+from scaleot_core.model_privacy.strong_emulator import StrongEmulator
 from scaleot_core.report import (
     Report,
     ReportedBundle,
+    ReportedDisclosure,
     ReportedEmulator,
     ReportedFederation,
     ReportedLayer,
+    ReportedModelPrivacy,
     ReportedPrivacy,
     ReportedRound,
     Results,
@@ -22,6 +29,36 @@ ROLES = [
 
 def choice_metrics(loss: float, accuracy: float) -> Metrics:
     return Metrics(loss=loss, examples=300, accuracy=accuracy, accuracy_norm=accuracy - 0.01)
+
+
+LAYERS = tuple(
+    DisclosedLayer(i, DisclosureLevel.STAND_IN)
+    if role is LayerRole.REPLACED
+    else DisclosedLayer(i, DisclosureLevel.EXACT, 1.0, 1.0)
+    for i, role in enumerate(ROLES)
+)
+
+
+def attacked_model_privacy() -> ReportedModelPrivacy:
+    """Returns the section of a run whose attacks were measured, the second one with this model."""
+    tuned = StrongEmulator(choice_metrics(0.401, 0.817), (0.7, 0.5, 0.4))
+    before = DisclosedLayer(18, DisclosureLevel.NOTHING)
+    return ReportedModelPrivacy(
+        floors=quiet_model_privacy().floors,
+        strong_emulator=tuned,
+        healing=(
+            HealingPoint(0, 0, None, choice_metrics(0.722, 0.493), Recovery(-0.7, 0.987), tuned),
+            HealingPoint(50, 25_600, 2.9, choice_metrics(0.700, 0.540), Recovery(0.5, 0.995), tuned),
+        ),
+        disclosure=ReportedDisclosure(True, 2, 0.731, LAYERS, (NewDisclosure(before, LAYERS[18]),)),
+        seconds=41.2,
+    )
+
+
+def quiet_model_privacy() -> ReportedModelPrivacy:
+    """Returns the section of a run that measures no more than it must."""
+    floors = Floors(MajorityFloor(1, 0.513, 300), choice_metrics(10.812, 0.487))
+    return ReportedModelPrivacy(floors, None, None, ReportedDisclosure(False, 1, 0.688, LAYERS, ()), 9.1)
 
 
 def example_report() -> Report:
@@ -58,6 +95,7 @@ def example_report() -> Report:
         ),
         bundle=ReportedBundle(187_654_321, "ab" * 32, ("clinic-1", "clinic-2", "clinic-3", "clinic-4")),
         privacy=ReportedPrivacy("none", None, None, None, ()),
+        model_privacy=quiet_model_privacy(),
         seconds=StageSeconds(2.1, 120.4, 8.2, 1.4, 0.9, 93.1, 0.2, 70.5, 301.7),
         peak_memory_bytes=2_345_678_901,
         config={"seed": 0, "model": {"source": "smollm2-135m", "dtype": "bfloat16"}, "federation": {"clients": 4}},

@@ -24,7 +24,7 @@ from scaleot_core.bundle import (
     seal_bundle,
 )
 from scaleot_core.compression.emulator import Emulator, build_emulator, write_emulator
-from scaleot_core.compression.plan import AdapterRule, LayerRole, plan_layers
+from scaleot_core.compression.plan import LayerRole, plan_layers
 from scaleot_core.shapes import TensorDict
 from tests.support.tiny_models import tiny_language_model
 
@@ -54,8 +54,7 @@ def tiny_emulator() -> Emulator:
     full = tiny_language_model("llama")
     plan = plan_layers(
         [5.0, 1.0, 4.0, 0.0, 3.0, 2.0],
-        num_adapter_layers=2,
-        adapter_rule=AdapterRule.MOST_IMPORTANT,
+        adapter={0, 2},
         replaced_layer_share=0.25,
         removed_rank_share=0.5,
     )

@@ -120,3 +120,52 @@ class DynamicLayerReplace:
                     p = 1 / (1 + math.exp(-before[layer]))
                     self.scores[layer] += self.settings.score_learning_rate * (gain - mean) * p * (1 - p)
         return self.scores
+
+
+class OffsiteTuningDistillation:
+    """Offsite-tuning's distillation as its authors run it: the full middle reads what the emulator's middle read.
+
+    For an adapter at both ends, the middle being the layers ``first`` to ``last``. AdamW, gradient clipping and the
+    cosine are written out.
+    """
+
+    def __init__(self, full: LanguageModel, dropped: nn.Module, kept: list[int], first: int, last: int) -> None:
+        self.full, self.student, self.first, self.last = full, copy.deepcopy(dropped), first, last
+        layers = [full.layout.layer(self.student, index) for index in kept]
+        self.parameters = [p.requires_grad_() for layer in layers for p in layer.parameters()]
+        self.m = [torch.zeros_like(p) for p in self.parameters]
+        self.v = [torch.zeros_like(p) for p in self.parameters]
+
+    def loss(self, ids: Tensor, weight: float) -> Tensor:
+        seen: dict[str, object] = {}
+        enters = self.full.layout.layer(self.student, self.first)
+        leaves = self.full.layout.layer(self.student, self.last)
+        hooks = [
+            enters.register_forward_pre_hook(
+                lambda _, args, kwargs: seen.update(call=(args, kwargs)), with_kwargs=True
+            ),
+            leaves.register_forward_hook(lambda _, args, output: seen.update(output=output)),
+        ]
+        logits = self.student(input_ids=ids, use_cache=False).logits
+        for hook in hooks:
+            hook.remove()
+        (h, *args), kwargs = seen["call"]
+        with torch.no_grad():
+            for index in range(self.first, self.last + 1):
+                h = self.full.layout.layer(self.full.model, index)(h, *args, **kwargs)
+        rms = math.sqrt(float((h**2).mean()))
+        language = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        return language + weight * (((h - seen["output"]) / rms) ** 2).mean()
+
+    def step(self, number: int, steps: int, ids: Tensor, weight: float, learning_rate: float) -> float:
+        loss = self.loss(ids, weight)
+        grads = torch.autograd.grad(loss, self.parameters)
+        norm = math.sqrt(sum(float((g**2).sum()) for g in grads))
+        rate = learning_rate * (1 + math.cos(math.pi * (number - 1) / steps)) / 2
+        with torch.no_grad():
+            for p, g, m, v in zip(self.parameters, grads, self.m, self.v, strict=True):
+                clipped = g * min(1.0, 1.0 / (norm + 1e-6))
+                m.mul_(0.9).add_(clipped, alpha=0.1)
+                v.mul_(0.999).add_(clipped**2, alpha=0.001)
+                p.sub_(rate * (m / (1 - 0.9**number)) / ((v / (1 - 0.999**number)).sqrt() + 1e-8))
+        return float(loss.detach())

@@ -1,5 +1,6 @@
 """Tiny real models of every family of the table, built in code with transformers' own classes."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from scaleot_core.models.layout import layout_for
 from scaleot_core.models.loading import LanguageModel
 from tests.support.tiny_tokenizer import VOCABULARY_SIZE, tiny_tokenizer
 
-__all__ = ["FAMILY_CONFIGS", "tiny_language_model", "tiny_model", "tiny_tokenizer"]
+__all__ = ["FAMILY_CONFIGS", "save_tiny_model", "tiny_language_model", "tiny_model", "tiny_tokenizer"]
 
 _COMMON = {
     "vocab_size": VOCABULARY_SIZE,
@@ -63,3 +64,10 @@ def tiny_language_model(model_type: str, *, tied: bool | None = None, layers: in
     """Returns ``tiny_model`` with its tokenizer and layout."""
     model = tiny_model(model_type, tied=tied, layers=layers, seed=seed)
     return LanguageModel(model, tiny_tokenizer(), layout_for(model.config), "0" * 64)
+
+
+def save_tiny_model(directory: Path, model_type: str = "llama") -> Path:
+    """Saves ``tiny_model`` and its tokenizer as a directory in Hugging Face format, and returns it."""
+    tiny_model(model_type).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory

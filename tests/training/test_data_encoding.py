@@ -226,9 +226,17 @@ def test_a_batch_is_padded_on_the_right_and_has_labels_for_targets_only() -> Non
     examples = [EncodedExample((5, 6, 7, 8), 2), EncodedExample((9, 10), 1)]
     batch = collate(examples, 0, torch.device("cpu"))
     skip = IGNORED_LABEL
-    assert batch.input_ids.tolist() == [[5, 6, 7, 8], [9, 10, 0, 0]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    assert batch.labels.tolist() == [[skip, skip, 7, 8], [skip, 10, skip, skip]]
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 0, 0, 0, 0], [9, 10, 0, 0, 0, 0, 0, 0]]
+    assert batch.labels.tolist() == [[skip, skip, 7, 8] + [skip] * 4, [skip, 10] + [skip] * 6]
+
+
+def test_examples_of_many_lengths_make_batches_of_few_shapes() -> None:
+    shapes = {
+        length: collate([EncodedExample(tuple(range(length)), 1)], 0, torch.device("cpu")).input_ids.shape
+        for length in range(2, 65)
+    }
+    assert len(set(shapes.values())) == 8
+    assert all(length <= shape[1] < length + 8 for length, shape in shapes.items())
 
 
 @pytest.mark.parametrize(("token_ids", "target_start"), [((1, 2), 0), ((1, 2), 2), ((1,), 1), ((), 1)])

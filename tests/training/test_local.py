@@ -1,4 +1,6 @@
 import dataclasses
+import gc
+import weakref
 
 import pytest
 import torch
@@ -42,6 +44,21 @@ def test_the_same_seed_repeats_and_another_draws_other_batches() -> None:
     assert first[1].losses == again[1].losses
     assert all(torch.equal(first[0][name], again[0][name]) for name in first[0])
     assert first[1].losses != other[1].losses
+
+
+@pytest.mark.parametrize("kind", list(AdapterKind))
+def test_the_memory_of_a_client_is_free_for_the_next_one_at_once(kind: AdapterKind) -> None:
+    full = tiny_language_model("llama")
+    attached = attach_adapter(full.model, full.layout, dataclasses.replace(SPEC, kind=kind))
+    gc.disable()  # a cycle would keep the tensors until some later collection
+    try:
+        train_adapter(attached, examples(), SETTINGS, pad_token_id=0, seed=0, reporter=SilentReporter())
+        tuned = [weakref.ref(tensor) for one in attached.trainable().values() for tensor in (one, one.grad)]
+        attached.detach()
+        del attached
+        assert [ref for ref in tuned if ref() is not None] == []
+    finally:
+        gc.enable()
 
 
 def test_one_sgd_step_on_a_full_batch_is_the_textbooks() -> None:

@@ -1,0 +1,1 @@
+"""``scaleot compare``: builders, seeds and settings side by side on one model, resumable."""

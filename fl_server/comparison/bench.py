@@ -1,0 +1,164 @@
+"""Computes a comparison's points: models loaded once, emulators shared by neighbours, results found again."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fl_server.checkpoint import best_round
+from fl_server.comparison.points import Point, emulator_key
+from fl_server.comparison.store import ResultStore
+from fl_server.comparison.tuning import tune_in_rounds
+from fl_server.compress import Workbench, asset_or_path, needs_importance
+from fl_server.data import Data, read_data
+from fl_server.reference import adapter_spec, full_fine_tuned
+from scaleot_core.adapters.plug_in import plugged_in
+from scaleot_core.compression.emulator import Emulator, describe_emulator
+from scaleot_core.config import RunFile
+from scaleot_core.errors import RoundFailedError
+from scaleot_core.evaluation import Metrics, evaluate
+from scaleot_core.models.loading import LanguageModel
+from scaleot_core.progress import Reporter
+from scaleot_core.training.data import Record
+
+Result = dict[str, Any]
+
+
+class Bench:
+    """One full model on which points are run; at most one emulator is in memory."""
+
+    def __init__(self, full: LanguageModel, store: ResultStore, reporter: Reporter) -> None:
+        self._full, self._store, self._reporter = full, store, reporter
+        self._emulator: tuple[str, Emulator] | None = None
+        self._workbenches: dict[str, Workbench] = {}
+        self._file_digests: dict[str, str] = {}
+
+    def run(self, point: Point) -> Result:
+        """Returns the results of a point, all of them found again or computed now.
+
+        ``failed`` says why there are none where every client's training diverged.
+
+        Raises:
+            InputError: model, text or data cannot be used.
+        """
+        run = point.run
+        data = read_data(run, self._reporter)
+        emulator_facts = self._get("emulator", self._emulator_inputs(run), lambda: self._describe(run))
+        measured = {
+            "zero_shot": self._get("zero-shot", self._test_inputs(run), lambda: self._zero_shot(data)),
+            "emulator_zero_shot": self._get(
+                "emulator-zero-shot",
+                {**self._test_inputs(run), **self._emulator_inputs(run)},
+                lambda: _figures(self._measure(self._emulator_of(run), data.test)),
+            ),
+        }
+        if run.evaluation.full_fine_tuning:
+            inputs = {**self._test_inputs(run), **self._tuning_inputs(run), "evaluation": run.evaluation.model_dump()}
+            measured["full_fine_tuning"] = self._get("full-fine-tuning", inputs, lambda: self._reference(run, data))
+        inputs = {**self._test_inputs(run), **self._tuning_inputs(run), **self._emulator_inputs(run)}
+        tuned = self._get("tuned", inputs, lambda: self._tune(run, data))
+        return {
+            "labels": dict(point.labels),
+            "seed": point.seed,
+            "results": {**measured, **tuned.get("results", {})},
+            "emulator": emulator_facts,
+            "rounds": tuned.get("rounds", []),
+            "chosen_round": tuned.get("chosen_round"),
+            "tuning_seconds": tuned["seconds"],
+            "failed": tuned.get("failed"),
+        }
+
+    def _get(self, what: str, inputs: dict[str, Any], compute: Callable[[], Result]) -> Result:
+        result: Result = self._store.get_or_compute(what, inputs, compute)
+        return result
+
+    def _zero_shot(self, data: Data) -> Result:
+        return _figures(self._measure(self._full, data.test))
+
+    def _describe(self, run: RunFile) -> Result:
+        """Builds the emulator, timed; what importance took counts as it was when it was computed."""
+        workbench = self._workbench_of(run)
+        importance = workbench.importance() if needs_importance(run.emulator) else None
+        started = time.monotonic()
+        emulator = workbench.build(run.emulator)
+        seconds = time.monotonic() - started
+        self._emulator = (emulator_key(run), emulator)
+        return {
+            **asdict(describe_emulator(emulator, self._full)),
+            "layers": emulator.plan.to_json(),
+            "importance": list(importance.scores) if importance else None,
+            "importance_seconds": importance.seconds if importance else 0.0,
+            "build_seconds": seconds,
+        }
+
+    def _tune(self, run: RunFile, data: Data) -> Result:
+        emulator, started = self._emulator_of(run), time.monotonic()
+        spec = adapter_spec(run, emulator.plan.adapter_layers)
+        rounds, candidates = [], []
+        try:
+            for one in tune_in_rounds(emulator, spec, run, data.partitions, self._reporter):
+                validation = self._measure(emulator, data.validation).loss if data.validation else None
+                rounds.append({"round": one.number, "train_loss": one.train_loss, "validation_loss": validation})
+                candidates.append((one.adapter, validation))
+        except RoundFailedError as error:
+            return {"failed": str(error), "rounds": rounds, "seconds": time.monotonic() - started}
+        number, adapter = best_round(candidates)
+        seconds = time.monotonic() - started
+        with plugged_in(emulator.model, emulator.layout, spec, adapter):
+            emulator_tuned = self._measure(emulator, data.test)
+        with plugged_in(self._full.model, self._full.layout, spec, adapter):
+            plug_in = self._measure(self._full, data.test)
+        results = {"emulator_tuned": _figures(emulator_tuned), "plug_in": _figures(plug_in)}
+        return {"results": results, "rounds": rounds, "chosen_round": number, "seconds": seconds}
+
+    def _reference(self, run: RunFile, data: Data) -> Result:
+        with full_fine_tuned(run, self._full, data.pooled, self._reporter) as tuned:
+            return _figures(self._measure(tuned, data.test))
+
+    def _measure(self, held: LanguageModel | Emulator, records: Sequence[Record]) -> Metrics:
+        return evaluate(held.model, held.tokenizer, records, reporter=self._reporter)
+
+    def _emulator_of(self, run: RunFile) -> Emulator:
+        key = emulator_key(run)
+        if self._emulator is None or self._emulator[0] != key:
+            self._emulator = None  # frees the last one first
+            self._emulator = (key, self._workbench_of(run).build(run.emulator))
+        return self._emulator[1]
+
+    def _workbench_of(self, run: RunFile) -> Workbench:
+        key = run.importance.model_dump_json()
+        if key not in self._workbenches:
+            self._workbenches[key] = Workbench(self._full, run, self._reporter)
+        return self._workbenches[key]
+
+    def _model_inputs(self, run: RunFile) -> dict[str, Any]:
+        return {"model": self._full.digest, "dtype": run.model.dtype, "device": self._full.model.device.type}
+
+    def _test_inputs(self, run: RunFile) -> dict[str, Any]:
+        test = self._digest_of(run.data.test) if run.data.test else f"of {self._digest_of(run.data.train)}"
+        return {**self._model_inputs(run), "test": test, "examples": run.evaluation.examples}
+
+    def _emulator_inputs(self, run: RunFile) -> dict[str, Any]:
+        importance = {**run.importance.model_dump(), "text": self._digest_of(run.importance.text)}
+        return {**self._model_inputs(run), "importance": importance, "emulator": run.emulator.model_dump()}
+
+    def _tuning_inputs(self, run: RunFile) -> dict[str, Any]:
+        validation = self._digest_of(run.data.validation) if run.data.validation else None
+        return {
+            "seed": run.seed,
+            "train": self._digest_of(run.data.train),
+            "validation": validation,
+            "adapter": run.adapter.model_dump(),
+            "federation": run.federation.model_dump(),
+        }
+
+    def _digest_of(self, source: str) -> str:
+        if source not in self._file_digests:
+            content = asset_or_path(source, self._reporter).read_bytes()
+            self._file_digests[source] = hashlib.sha256(content).hexdigest()
+        return self._file_digests[source]
+
+
+def _figures(metrics: Metrics) -> Result:
+    return dict(metrics.to_json())

@@ -1,0 +1,101 @@
+"""The points of a comparison: every combination that the run file's ``[compare]`` asks for, checked before any work."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scaleot_core.config import CompareSection, RunFile, with_settings
+from scaleot_core.errors import RunFileError
+
+ONE_MODEL = "model: a comparison is of one model; give each model a run file of its own"
+DATA_ALONE = "data"
+"""The name of the one task where ``[compare.tasks]`` is empty."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of the comparison."""
+
+    labels: tuple[tuple[str, Any], ...]
+    """What tells it from the others but for the seed: task, builder, variant, and what varies."""
+    run: RunFile
+    """The whole run, its ``[compare]`` empty."""
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.run.seed
+
+    @property
+    def title(self) -> str:
+        """One line for people."""
+        return ", ".join(str(value) if key in ("task", "builder") else f"{key} {value}" for key, value in self.labels)
+
+
+def expand(run: RunFile) -> tuple[Point, ...]:
+    """Returns every point, those with the same emulator side by side.
+
+    Raises:
+        RunFileError: with every faulty combination at once.
+    """
+    compare = run.compare
+    points, faults = [], []
+    for labels, settings in _combinations(compare):
+        for seed in compare.seeds:
+            try:
+                point_run = with_settings(_without_comparison(run), {**settings, "seed": seed})
+            except RunFileError as error:
+                faults += [fault for fault in error.faults if fault not in faults]
+                continue
+            points.append(Point(labels, point_run))
+            if point_run.model != run.model and (fault := ONE_MODEL) not in faults:
+                faults.append(fault)
+    if faults:
+        raise RunFileError("[compare]", tuple(faults))
+    order: dict[str, int] = {}
+    for point in points:
+        order.setdefault(emulator_key(point.run), len(order))
+    return tuple(sorted(points, key=lambda point: order[emulator_key(point.run)]))
+
+
+def emulator_key(run: RunFile) -> str:
+    """Returns a text that two runs share exactly if they build the same emulator of the same model."""
+    return json.dumps([run.importance.model_dump(), run.emulator.model_dump()], sort_keys=True)
+
+
+def check_points(points: Sequence[Point], num_layers: int) -> None:
+    """Checks that the model has the layers that the points ask for.
+
+    Raises:
+        RunFileError: with every impossible choice at once.
+    """
+    counts = sorted({point.run.emulator.num_adapter_layers for point in points})
+    faults = [
+        f"emulator.num_adapter_layers: got {count}, expected at most {num_layers}, the model's layers"
+        for count in counts
+        if count > num_layers
+    ]
+    if faults:
+        raise RunFileError("[compare]", tuple(faults))
+
+
+def _combinations(compare: CompareSection) -> list[tuple[tuple[tuple[str, Any], ...], dict[str, Any]]]:
+    tasks = {name: task.model_dump() for name, task in compare.tasks.items()} or {DATA_ALONE: {}}
+    variants = compare.variants or {"": {}}
+    combinations = []
+    for variant, builder, values, task in itertools.product(
+        variants, compare.builders, itertools.product(*compare.vary.values()), tasks
+    ):
+        varied = dict(zip(compare.vary, values, strict=True))
+        labels = [("task", task), ("builder", builder)]
+        labels += [("variant", variant)] if compare.variants else []
+        settings = {f"data.{key}": value for key, value in tasks[task].items()}
+        settings |= {"emulator.builder": builder, **variants[variant], **varied}
+        combinations.append(((*labels, *varied.items()), settings))
+    return combinations
+
+
+def _without_comparison(run: RunFile) -> RunFile:
+    return run.model_copy(update={"compare": CompareSection()})

@@ -1,0 +1,63 @@
+"""What a comparison has computed so far, one small file each: a killed one goes on where it was."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fl_server.owner import write_atomically
+from scaleot_core.errors import OutputError
+
+FORMAT = "scaleot.comparison/1"
+VERSION_FILE, RESULTS_FOLDER = "comparison.json", "results"
+
+
+class ResultStore:
+    """Results by what they are the result of; a file is there whole or not at all."""
+
+    def __init__(self, directory: Path, versions: Mapping[str, str]) -> None:
+        """Opens or makes the store in ``directory``.
+
+        Raises:
+            OutputError: the directory cannot be written, holds something else, or was begun by other versions.
+        """
+        self._folder = directory / RESULTS_FOLDER
+        stamp = {"format": FORMAT, "versions": dict(versions)}
+        try:
+            if not (directory / VERSION_FILE).exists():
+                if directory.exists() and any(path.name != RESULTS_FOLDER for path in directory.iterdir()):
+                    raise OutputError(f"{directory} holds something else than a comparison: give --out another one")
+                self._folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(directory / VERSION_FILE, json.dumps(stamp, indent=1).encode())
+            found = dict(json.loads((directory / VERSION_FILE).read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise OutputError(f"the comparison in {directory} cannot be read or begun: {error}") from error
+        if found != stamp:
+            raise OutputError(
+                f"the comparison in {directory} was begun by {_named(found)}, this is {_named(stamp)}: "
+                "give --out another directory, or delete that one"
+            )
+
+    def get_or_compute(self, what: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> Any:
+        """Returns the result ``what`` of ``key``, computed if it is not there yet.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        digest = hashlib.sha256(json.dumps([what, key], sort_keys=True).encode()).hexdigest()
+        path = self._folder / f"{what}-{digest[:32]}.json"
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            raise OutputError(f"{path} is damaged: delete it, it will be computed again") from error
+        result = compute()
+        write_atomically(path, json.dumps(result, indent=1).encode())
+        return json.loads(json.dumps(result))
+
+
+def _named(stamp: Mapping[str, Any]) -> str:
+    names = ", ".join(f"{name} {version}" for name, version in stamp.get("versions", {}).items())
+    return f"{stamp.get('format', 'no format')} with {names or 'unknown versions'}"

@@ -1,0 +1,72 @@
+"""The data owners' records of a run file, read and divided before anything is computed: faults in them show at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fl_server.compress import asset_or_path
+from scaleot_core.config import RunFile
+from scaleot_core.errors import DataError
+from scaleot_core.progress import Reporter
+from scaleot_core.seeds import derive_seed, generator_for
+from scaleot_core.training.data import Record, partition_records, read_records
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything that a run learns from and is measured on."""
+
+    partitions: tuple[tuple[Record, ...], ...]
+    """The training records of every data owner."""
+    test: tuple[Record, ...]
+    validation: tuple[Record, ...]
+    """Empty where the run file names none."""
+
+    @property
+    def pooled(self) -> tuple[Record, ...]:
+        """All training records, which nobody holds in earnest."""
+        return tuple(record for records in self.partitions for record in records)
+
+
+def read_data(run: RunFile, reporter: Reporter) -> Data:
+    """Reads the records; of test and validation the first ``evaluation.examples``.
+
+    Without a test file that many records of the training file are held back.
+
+    Raises:
+        DataError: a file cannot be read, is faulty, or has fewer records than there are clients.
+        AssetError: an embedded asset could not be fetched.
+    """
+    data, federation, count = run.data, run.federation, run.evaluation.examples
+    train = read_records(asset_or_path(data.train, reporter))
+    if data.test:
+        test = read_records(asset_or_path(data.test, reporter))
+    else:
+        train, test = hold_back(train, count)
+    validation = read_records(asset_or_path(data.validation, reporter)) if data.validation else ()
+    partitions = partition_records(
+        train,
+        clients=federation.clients,
+        method=federation.partition,
+        alpha=federation.partition_alpha,
+        seed=derive_seed(run.seed, "partition"),
+    )
+    return Data(partitions, test[:count], validation[:count])
+
+
+def hold_back(records: Sequence[Record], count: int) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """Returns the records without ``count`` of them, and those: the same ones whatever a run's seed is.
+
+    Raises:
+        DataError: not even one would be left.
+    """
+    if len(records) <= count:
+        raise DataError(
+            f"data.test is empty, and of {len(records)} training records evaluation.examples = {count} cannot be held "
+            "back: name a test file, or evaluate on fewer examples"
+        )
+    order = torch.randperm(len(records), generator=generator_for(0, "held back")).tolist()
+    back = set(order[:count])
+    kept = tuple(record for index, record in enumerate(records) if index not in back)
+    return kept, tuple(records[index] for index in sorted(back))

@@ -1,0 +1,118 @@
+"""What a run says about model privacy: the owner's record of what left, and the attacks that the run file asks for."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fl_server.compress import public_blocks
+from fl_server.data import Data
+from scaleot_core.compression.emulator import Emulator
+from scaleot_core.compression.plan import LayerPlan
+from scaleot_core.config import RunFile
+from scaleot_core.evaluation import Metrics
+from scaleot_core.model_privacy.disclosure import disclosed_union, verbatim_share, what_would_be_new
+from scaleot_core.model_privacy.disclosure_record import DisclosedEmulator, read_disclosure, record_disclosure
+from scaleot_core.model_privacy.floors import measure_floors
+from scaleot_core.model_privacy.healing import HealingPoint, HealingSettings, heal_emulator
+from scaleot_core.model_privacy.parameter_counts import count_parameters
+from scaleot_core.model_privacy.recovery import Yardstick
+from scaleot_core.model_privacy.strong_emulator import PrivateTuning, StrongEmulator, tune_whole_emulator
+from scaleot_core.models.loading import LanguageModel
+from scaleot_core.progress import Reporter
+from scaleot_core.report import ReportedDisclosure, ReportedModelPrivacy
+from scaleot_core.seeds import derive_seed
+from scaleot_core.training.data import encode_for_training
+from scaleot_core.training.local import LocalTraining
+
+
+@dataclass(frozen=True)
+class Target:
+    """An emulator under attack, and the full model that it stands for."""
+
+    full: LanguageModel
+    emulator: Emulator
+    digest: str
+    """Of its sealed bundle."""
+    zero_shot: Metrics
+    """The full model's, on the held-out records."""
+
+
+def warn_of_disclosure(run: RunFile, full: LanguageModel, plan: LayerPlan, reporter: Reporter) -> None:
+    """Says, before an emulator leaves, of which layers it would reveal more than the recorded ones before it.
+
+    Raises:
+        InputError: the record cannot be read.
+    """
+    if not run.model_privacy.disclosure_record:
+        return
+    before = read_disclosure(Path(run.model_privacy.disclosure_record), full.digest).plans
+    indices = [str(one.after.index) for one in what_would_be_new(before, plan)] if before else []
+    if indices:
+        reporter.note(f"warning: more of layers {', '.join(indices)} leaves than with the emulators before this one")
+
+
+def measure_model_privacy(run: RunFile, target: Target, data: Data, reporter: Reporter) -> ReportedModelPrivacy:
+    """Measures floors and attacks on held-out records, and records the emulator where the run file says so.
+
+    The attacks see the text of all data owners together, which is more than any one of them has.
+
+    Raises:
+        InputError: the record cannot be read, or the text cannot be used.
+        OutputError: the record cannot be written.
+    """
+    started = time.monotonic()
+    reporter.note("measuring model privacy")
+    seed = _seed(run)
+    floors = measure_floors(target.full, data.test, seed=seed, reporter=reporter)
+    yardstick = Yardstick(data.test, target.zero_shot, floors)
+    tuning = _private_tuning(run, target, data)
+    healing = _heal(run, target, yardstick, tuning, reporter)
+    strong: StrongEmulator | None = None
+    if healing and healing[0].steps == 0:
+        strong = healing[0].tuned  # the same attack on the same copy
+    elif tuning:
+        strong = tune_whole_emulator(target.emulator, tuning, data.test, seed=seed, reporter=reporter)
+    disclosure = _disclose(run, target)
+    return ReportedModelPrivacy(floors, strong, healing, disclosure, time.monotonic() - started)
+
+
+def _seed(run: RunFile) -> int:
+    return derive_seed(run.seed, "model privacy")
+
+
+def _private_tuning(run: RunFile, target: Target, data: Data) -> PrivateTuning | None:
+    section, federation = run.model_privacy, run.federation
+    if not section.strong_emulator_steps:
+        return None
+    examples = encode_for_training(data.pooled, target.emulator.tokenizer, max_tokens=federation.max_tokens)
+    rate = section.strong_emulator_learning_rate
+    return PrivateTuning(examples, LocalTraining(section.strong_emulator_steps, federation.batch_size, rate))
+
+
+def _heal(
+    run: RunFile, target: Target, yardstick: Yardstick, private: PrivateTuning | None, reporter: Reporter
+) -> tuple[HealingPoint, ...] | None:
+    section = run.model_privacy
+    if not section.healing_steps:
+        return None
+    settings = HealingSettings(tuple(section.healing_steps), run.importance.batch_size, section.healing_learning_rate)
+    blocks = public_blocks(target.full, run.importance, reporter)
+    return heal_emulator(
+        target.emulator, blocks, settings, yardstick, private=private, seed=_seed(run), reporter=reporter
+    )
+
+
+def _disclose(run: RunFile, target: Target) -> ReportedDisclosure:
+    directory, plan = run.model_privacy.disclosure_record, target.emulator.plan
+    plans: tuple[LayerPlan, ...] = (plan,)
+    before: tuple[LayerPlan, ...] = ()
+    if directory:
+        left = DisclosedEmulator(target.digest, datetime.now(UTC).date(), plan)
+        recorded = record_disclosure(Path(directory), target.full.digest, left)
+        plans = recorded.plans
+        before = tuple(one.plan for one in recorded.emulators if one.digest != target.digest)
+    union = disclosed_union(plans, len(plan.layers))
+    share = verbatim_share(union, count_parameters(target.full))
+    new = what_would_be_new(before, plan) if before else ()
+    return ReportedDisclosure(bool(directory), len(plans), share, union, new)

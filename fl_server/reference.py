@@ -1,0 +1,53 @@
+"""The reference that nobody could run in earnest: the full model tuned on the pooled text."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter
+from scaleot_core.config import RunFile
+from scaleot_core.models.loading import LanguageModel
+from scaleot_core.progress import Reporter
+from scaleot_core.seeds import derive_seed
+from scaleot_core.training.data import Record, encode_for_training
+from scaleot_core.training.local import LocalTraining, train_adapter
+
+
+def adapter_spec(run: RunFile, layers: Sequence[int]) -> AdapterSpec:
+    """Returns the specification of the run file's adapter in these layers."""
+    return AdapterSpec(
+        kind=AdapterKind(run.adapter.kind),
+        layers=tuple(layers),
+        rank=run.adapter.rank,
+        seed=derive_seed(run.seed, "adapter"),
+        freezes_down=run.federation.aggregation == "ffa",
+    )
+
+
+@contextmanager
+def full_fine_tuned(
+    run: RunFile, full: LanguageModel, pooled: Sequence[Record], reporter: Reporter
+) -> Iterator[LanguageModel]:
+    """Lends the full model with an adapter of the run file's kind in every layer, tuned on the pooled text.
+
+    It takes as many steps as one client over all rounds, in batches and at a learning rate of its own.
+    """
+    evaluation, federation = run.evaluation, run.federation
+    examples = encode_for_training(pooled, full.tokenizer, max_tokens=federation.max_tokens)
+    reporter.note("full fine-tuning, the reference")
+    attached = attach_adapter(full.model, full.layout, adapter_spec(run, range(full.layout.num_layers)))
+    try:
+        train_adapter(
+            attached,
+            examples,
+            LocalTraining(
+                steps=federation.rounds * federation.local_steps,
+                batch_size=evaluation.full_fine_tuning_batch_size,
+                learning_rate=evaluation.full_fine_tuning_learning_rate,
+            ),
+            pad_token_id=full.tokenizer.pad_token_id,
+            seed=derive_seed(run.seed, "full fine-tuning"),
+            reporter=reporter,
+        )
+        yield full
+    finally:
+        attached.detach()

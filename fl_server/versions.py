@@ -1,0 +1,11 @@
+"""Which versions a result comes from."""
+
+import importlib.metadata
+import platform
+
+PACKAGES = ("scaleot", "flwr", "torch", "transformers", "peft", "cryptography")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -1,0 +1,45 @@
+"""What every decoder layer reads and writes while the full model reads public text."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from scaleot_core.models.loading import LanguageModel
+from scaleot_core.progress import Reporter
+from scaleot_core.shapes import HiddenStates, TokenBlocks
+
+Observer = Callable[[int, HiddenStates, HiddenStates], None]
+"""Takes a layer's original index and its input and output hidden states for one batch."""
+
+
+def observe_layers(
+    full: LanguageModel, blocks: TokenBlocks, observe: Observer, *, batch_size: int, reporter: Reporter, stage: str
+) -> None:
+    """Runs the model over ``blocks`` once, and hands ``observe`` what each layer read and wrote in each batch.
+
+    The layers of a batch come in their order. Nothing is kept: the memory is that of one forward pass, whatever the
+    amount of text. The model comes back as it was, without hooks, also after an error.
+    """
+    hooks = [
+        full.layout.layer(full.model, index).register_forward_hook(_hook(index, observe), with_kwargs=True)
+        for index in range(full.layout.num_layers)
+    ]
+    batches = torch.split(blocks, batch_size)
+    try:
+        with torch.inference_mode(), reporter.stage(stage, steps=len(batches)) as progress:
+            for batch in batches:
+                full.model(input_ids=batch.to(full.model.device), use_cache=False, logits_to_keep=1)
+                progress.advance()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _hook(index: int, observe: Observer) -> Callable[..., None]:
+    def hand_over(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
+        x = args[0] if args else kwargs["hidden_states"]
+        y = output[0] if isinstance(output, tuple) else output
+        observe(index, x, y)  # type: ignore[arg-type]
+
+    return hand_over

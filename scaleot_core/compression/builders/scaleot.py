@@ -1,0 +1,44 @@
+"""ScaleOT: harmonizers in place of the least important layers, less attention rank in the others.
+
+Source: ScaleOT (Yao, Tan, Ye, Li, Zhao, Liu, Wang, Zhu, AAAI 2025, arXiv 2412.09812), stage 2.
+
+[open] Which layers carry the adapter (``adapter_rule``) and how rank is removed (``rank_criterion``): the paper says
+the most important, and truncated singular values. Differs from the paper: nothing else.
+"""
+
+from scaleot_core.compression.activation_rank import nearest_in_output
+from scaleot_core.compression.builders.request import EmulatorRequest, PublicKnowledge
+from scaleot_core.compression.emulator import Emulator, build_emulator
+from scaleot_core.compression.plan import RankTarget, plan_layers
+from scaleot_core.compression.rank import Factorize, nearest
+from scaleot_core.models.loading import LanguageModel
+from scaleot_core.progress import Reporter
+
+
+def build(full: LanguageModel, request: EmulatorRequest, public: PublicKnowledge, *, reporter: Reporter) -> Emulator:
+    """Builds the emulator from (N_a, alpha, beta): the least important layers replaced, the rest at lower rank."""
+    importance = public.importance()
+    plan = plan_layers(
+        importance.scores,
+        adapter=request.adapter,
+        replaced_layer_share=request.replaced_layer_share,
+        removed_rank_share=request.removed_rank_share,
+        rank_target=request.rank_target,
+    )
+    return build_emulator(
+        full,
+        plan,
+        importance.harmonizers,
+        harmonizer_rank=importance.settings.harmonizer_rank,
+        factorize=_factorize(full, request, public, reporter),
+    )
+
+
+def _factorize(full: LanguageModel, request: EmulatorRequest, public: PublicKnowledge, reporter: Reporter) -> Factorize:
+    if request.rank_criterion == "weight" or request.removed_rank_share == 0:
+        return nearest
+    target, layout = request.rank_target, full.layout
+    names = () if target is RankTarget.FEED_FORWARD else layout.attention_linears
+    names += () if target is RankTarget.ATTENTION else layout.mlp_linears
+    blocks = public.blocks()[: request.num_blocks]
+    return nearest_in_output(full, blocks, names, batch_size=request.batch_size, reporter=reporter)

@@ -1,0 +1,48 @@
+"""Whether a model fits in memory, from the headers of its files: before anything is loaded."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import torch
+
+from scaleot_core.errors import ModelError
+
+_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 100 << 20
+"""The safetensors library's own bound."""
+
+
+def check_memory(weights: Sequence[Path], *, dtype: torch.dtype, device: torch.device) -> None:
+    """Checks that the weights in these safetensors files, as ``dtype``, fit in the device's free memory.
+
+    Raises:
+        ModelError: they do not, with both numbers; or a file has no readable header.
+    """
+    needed = sum(_parameters(path) for path in weights) * dtype.itemsize
+    free = _free_bytes(device)
+    if needed > free:
+        raise ModelError(
+            f"the model in {weights[0].parent} needs {needed / 1e9:.1f} GB as {str(dtype).removeprefix('torch.')} for "
+            f"its weights alone, and {free / 1e9:.1f} GB are free on {device.type}: take a machine with more memory, "
+            'a smaller model, or model.dtype = "bfloat16"'
+        )
+
+
+def _parameters(path: Path) -> int:
+    """Returns how many numbers a safetensors file holds, by its header."""
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
+            header = json.loads(stream.read(min(length, _MAX_HEADER_BYTES)))
+        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path} is no readable safetensors file: {error!r}") from error
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,283 @@
+"""What a comparison found, as values: its points summarised over seeds, one row for each builder and setting."""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scaleot_core.report.document import MODEL_TITLES
+
+TASK, BUILDER = "task", "builder"
+"""The two labels that every point has; each other one is the variant, or what varies."""
+
+NOT_FINITE = "a figure of the tuned models is not finite"
+
+_TUNED = ("emulator_tuned", "plug_in")
+
+Point = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over seeds."""
+
+    mean: float
+    deviation: float | None
+    """The sample standard deviation (n - 1); none for one seed."""
+    count: int
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Returns plain JSON values."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """All seeds of one task, builder and setting."""
+
+    labels: Mapping[str, Any]
+    measure: str
+    """The headline figure: ``accuracy`` where the task has one, else ``perplexity``."""
+    seeds: tuple[int, ...]
+    failures: tuple[str, ...]
+    """Why the adapter of a seed came to nothing, one for each that did; it is in no figure of the tuned models."""
+    examples: int
+    """Held-out examples behind each figure."""
+    results: Mapping[str, Mapping[str, Spread]]
+    """By model, in the order of the table, and by the name in ``Metrics``; what was not measured is left out."""
+    delta: Spread | None
+    """The headline figure of plug-in minus emulator tuned, seed by seed; in perplexity less than 0 is a gap."""
+    share_of_full_fine_tuning: Spread | None
+    """Plug-in over full fine-tuning, seed by seed; perplexities the other way round, so that more is better."""
+    verbatim_share: float
+    size_share: float
+    stage_one_seconds: float | None
+    """Importance and build when they were computed; none where a shipped result does not say."""
+    importance: tuple[float, ...] | None
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.labels[TASK])
+
+    @property
+    def builder(self) -> str:
+        """The emulator builder."""
+        return str(self.labels[BUILDER])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The variant and what varies, by key."""
+        return {key: value for key, value in self.labels.items() if key not in (TASK, BUILDER)}
+
+    def headline(self, model: str) -> Spread | None:
+        """Returns the headline figure of a model (a key of ``MODEL_TITLES``), if it was measured."""
+        return self.results.get(model, {}).get(self.measure)
+
+    @property
+    def quality(self) -> float | None:
+        """The plug-in's mean headline figure, with the sign that makes more better; none if a seed failed."""
+        plug_in = self.headline("plug_in")
+        if plug_in is None or self.failures:
+            return None
+        return plug_in.mean if self.measure == "accuracy" else -plug_in.mean
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "labels": dict(self.labels),
+            "measure": self.measure,
+            "seeds": list(self.seeds),
+            "failed": len(self.failures),
+            "examples": self.examples,
+            "results": {
+                model: {name: spread.to_json() for name, spread in figures.items()}
+                for model, figures in self.results.items()
+            },
+            "delta": self.delta.to_json() if self.delta else None,
+            "share_of_full_fine_tuning": share.to_json() if (share := self.share_of_full_fine_tuning) else None,
+            "verbatim_share": self.verbatim_share,
+            "size_share": self.size_share,
+            "stage_one_seconds": self.stage_one_seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What a task gives without offsite-tuning: the same for many rows."""
+
+    model: str
+    """``zero_shot`` or ``full_fine_tuning``."""
+    labels: Mapping[str, Any]
+    """What tells it from others of its task and model; empty where there is one."""
+    spread: Spread
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every row, and what it was made from."""
+
+    rows: tuple[ComparedRow, ...]
+    points: tuple[Point, ...]
+    config: Mapping[str, Any]
+    """The resolved run file as plain JSON values."""
+    versions: Mapping[str, str]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks in the order of the points."""
+        return tuple(dict.fromkeys(row.task for row in self.rows))
+
+    def of_task(self, task: str) -> tuple[ComparedRow, ...]:
+        """Returns the rows of one task."""
+        return tuple(row for row in self.rows if row.task == task)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the document; its keys are stable."""
+        return {
+            "rows": [row.to_json() for row in self.rows],
+            "points": [dict(point) for point in self.points],
+            "config": dict(self.config),
+            "versions": dict(self.versions),
+        }
+
+    def to_text(self) -> str:
+        """Returns the document as JSON text; a number that is not finite, which JSON cannot hold, becomes null."""
+        document = json.loads(json.dumps(self.to_json()), parse_constant=lambda _: None)
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def summarize(points: Sequence[Point], config: Mapping[str, Any], versions: Mapping[str, str]) -> Comparison:
+    """Returns the comparison of the points, with one row for all that differ in the seed alone.
+
+    A point is what a bench returns for one run: ``labels``, ``seed``, ``results`` (figures by model), ``emulator``
+    and ``failed``. Rows stand in the order in which the points first name them.
+    """
+    by_labels: dict[str, list[Point]] = {}
+    for point in points:
+        by_labels.setdefault(json.dumps(point["labels"], sort_keys=True), []).append(point)
+    return Comparison(tuple(_row(seeds) for seeds in by_labels.values()), tuple(points), config, versions)
+
+
+def spread_over(values: Iterable[float | None]) -> Spread | None:
+    """Returns mean and sample standard deviation of the values that are there; none of none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return Spread(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+
+def floors(rows: Sequence[ComparedRow]) -> tuple[Floor, ...]:
+    """Returns zero-shot and full fine-tuning of one task's rows, each figure once.
+
+    Several stand side by side only where what varies changes them, as the kind of adapter does.
+    """
+    found = []
+    for model in ("zero_shot", "full_fine_tuning"):
+        groups: dict[Spread, list[ComparedRow]] = {}
+        for row in rows:
+            if (spread := row.headline(model)) is not None:
+                groups.setdefault(spread, []).append(row)
+        found += [Floor(model, distinguishing_labels(group, rows), spread) for spread, group in groups.items()]
+    return tuple(found)
+
+
+def distinguishing_labels(group: Sequence[ComparedRow], rows: Sequence[ComparedRow]) -> dict[str, Any]:
+    """Returns the labels that all rows of a group share and not all ``rows`` do; the task is none of them."""
+    shared_by_all = _common_labels(rows)
+    return {key: value for key, value in _common_labels(group).items() if key != TASK and key not in shared_by_all}
+
+
+def best_row(rows: Sequence[ComparedRow]) -> ComparedRow | None:
+    """Returns the row of one task with the best plug-in, of those that no seed failed; the first of equals."""
+    return max((row for row in rows if row.quality is not None), key=lambda row: row.quality or 0.0, default=None)
+
+
+def front_rows(rows: Sequence[ComparedRow]) -> tuple[ComparedRow, ...]:
+    """Returns the rows of one task on the Pareto front of plug-in against verbatim share, the least share first."""
+    whole = [(row, row.quality) for row in rows if row.quality is not None]
+    front = pareto_front([(row.verbatim_share, quality) for row, quality in whole])
+    return tuple(whole[position][0] for position in front)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Returns the positions of the points (cost, quality) that no other beats, the least cost first.
+
+    One beats another if it costs no more and is no worse, and one of the two is better; equals do not beat each other.
+    """
+    front = [
+        position
+        for position, (cost, quality) in enumerate(points)
+        if not any(
+            other_cost <= cost and other >= quality and (other_cost < cost or other > quality)
+            for other_cost, other in points
+        )
+    ]
+    return sorted(front, key=lambda position: points[position])
+
+
+def _row(points: Sequence[Point]) -> ComparedRow:
+    first = points[0]
+    measure = "accuracy" if "accuracy" in first["results"]["zero_shot"] else "perplexity"
+    reasons = [_failure(point, measure) for point in points]
+    tuned = [point for point, reason in zip(points, reasons, strict=True) if reason is None]
+    results = {model: _figures(tuned if model in _TUNED else points, model) for model in MODEL_TITLES}
+    emulators = [point["emulator"] for point in points]
+    stage_one = [_stage_one_seconds(emulator) for emulator in emulators]
+    importance = first["emulator"]["importance"]
+    return ComparedRow(
+        labels=first["labels"],
+        measure=measure,
+        seeds=tuple(point["seed"] for point in points),
+        failures=tuple(reason for reason in reasons if reason is not None),
+        examples=first["results"]["zero_shot"]["examples"],
+        results={model: figures for model, figures in results.items() if figures},
+        delta=spread_over(_delta(point, measure) for point in tuned),
+        share_of_full_fine_tuning=spread_over(_share_of_full_fine_tuning(point, measure) for point in tuned),
+        verbatim_share=statistics.mean(emulator["verbatim_share"] for emulator in emulators),
+        size_share=statistics.mean(emulator["size_share"] for emulator in emulators),
+        stage_one_seconds=None if None in stage_one else statistics.mean(s for s in stage_one if s is not None),
+        importance=None if importance is None else tuple(importance),
+    )
+
+
+def _figures(points: Sequence[Point], model: str) -> dict[str, Spread]:
+    measured = [point["results"][model] for point in points if model in point["results"]]
+    names = dict.fromkeys(name for figures in measured for name in figures if name != "examples")
+    spreads = {name: spread_over(figures.get(name) for figures in measured) for name in names}
+    return {name: spread for name, spread in spreads.items() if spread is not None}
+
+
+def _failure(point: Point, measure: str) -> str | None:
+    if point["failed"] is not None:
+        return str(point["failed"])
+    missing = any(_headline(point, model, measure) is None for model in _TUNED)
+    return NOT_FINITE if missing else None
+
+
+def _headline(point: Point, model: str, measure: str) -> float | None:
+    value = point["results"].get(model, {}).get(measure)
+    return None if value is None else float(value)
+
+
+def _delta(point: Point, measure: str) -> float | None:
+    emulator_tuned, plug_in = [_headline(point, model, measure) for model in _TUNED]
+    return None if plug_in is None or emulator_tuned is None else plug_in - emulator_tuned
+
+
+def _share_of_full_fine_tuning(point: Point, measure: str) -> float | None:
+    plug_in, full = [_headline(point, model, measure) for model in ("plug_in", "full_fine_tuning")]
+    if plug_in is None or full is None:
+        return None
+    above, below = (plug_in, full) if measure == "accuracy" else (full, plug_in)
+    return above / below if below else None
+
+
+def _stage_one_seconds(emulator: Mapping[str, Any]) -> float | None:
+    importance = emulator["importance_seconds"]
+    return None if importance is None else float(importance + emulator["build_seconds"])
+
+
+def _common_labels(rows: Sequence[ComparedRow]) -> dict[str, Any]:
+    return {key: value for key, value in rows[0].labels.items() if all(row.labels.get(key) == value for row in rows)}

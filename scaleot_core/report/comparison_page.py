@@ -1,0 +1,116 @@
+"""A comparison as one HTML page that needs nothing else, and its files in the comparison's directory."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from scaleot_core.errors import OutputError
+from scaleot_core.report.comparison import ComparedRow, Comparison, best_row, floors
+from scaleot_core.report.comparison_phrases import (
+    PLUG_IN_COLUMN,
+    TEXT_COLUMNS,
+    cells,
+    failure_lines,
+    finding,
+    limits,
+    settings_line,
+    spread_text,
+    task_line,
+)
+from scaleot_core.report.comparison_plots import (
+    CaptionedPlot,
+    alpha_plot,
+    beta_plot,
+    cost_plot,
+    front_plot,
+    importance_plot,
+)
+from scaleot_core.report.document import MODEL_TITLES
+from scaleot_core.report.files import write_whole
+from scaleot_core.report.html import html_list, html_page, html_pairs, html_plot, html_settings
+from scaleot_core.report.phrases import counted
+
+TABLE_FILE, PAGE_FILE = "table.json", "page.html"
+
+
+def write_comparison(comparison: Comparison, directory: Path) -> tuple[Path, Path]:
+    """Writes ``table.json`` and ``page.html`` to an existing directory, each whole or not at all; returns both.
+
+    Raises:
+        OutputError: the directory cannot be written.
+    """
+    files = {TABLE_FILE: comparison.to_text(), PAGE_FILE: comparison_page(comparison)}
+    try:
+        table, page = [write_whole(directory / name, text) for name, text in files.items()]
+    except OSError as error:
+        raise OutputError(f"the comparison cannot be written to {directory}: {error.strerror or error}") from error
+    return table, page
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """Returns the whole page; every text that comes from a run is escaped."""
+    builders = len({row.builder for row in comparison.rows})
+    title = f"{comparison.config['model']['source']}: {counted(builders, 'emulator builder')} compared"
+    stage_one = _plots([importance_plot(comparison), cost_plot(comparison)])
+    parts = [
+        *(_task(task, comparison.of_task(task)) for task in comparison.tasks),
+        "<h2>What this does not show</h2>",
+        f'<div class="limits">{html_list(limits(comparison))}</div>',
+        *(["<h2>Stage 1: importance and cost</h2>", *stage_one] if stage_one else []),
+        "<h2>Settings</h2>",
+        '<p class="small">The resolved run file; what varies is under compare.</p>',
+        html_settings(comparison.config),
+        "<h2>Versions</h2>",
+        html_pairs(comparison.versions),
+    ]
+    return html_page(title, parts)
+
+
+def _task(task: str, rows: tuple[ComparedRow, ...]) -> str:
+    note = (
+        "Delta: plug-in minus emulator tuned, seed by seed. Verbatim share: what of the full model leaves bit for bit."
+    )
+    parts = [
+        f"<h2>{escape(task)}</h2>",
+        f"<p>{_sentence(finding(rows))}</p>",
+        _floors(rows),
+        _rows(rows),
+        f'<p class="small">{_sentence(task_line(rows))} {note}</p>',
+        html_list(failure_lines(rows)),
+        *_plots([alpha_plot(rows), beta_plot(rows), front_plot(rows)]),
+    ]
+    return "\n".join(parts)
+
+
+def _floors(rows: tuple[ComparedRow, ...]) -> str:
+    shown = "".join(
+        f"<tr><th>{MODEL_TITLES[floor.model]}</th>"
+        f'<td class="number">{spread_text(floor.spread, rows[0].measure, deviation=floor.model != "zero_shot")}</td>'
+        f"<td>{escape(settings_line(floor.labels))}</td></tr>"
+        for floor in floors(rows)
+    )
+    return f"<table>{shown}</table>"
+
+
+def _rows(rows: tuple[ComparedRow, ...]) -> str:
+    best = best_row(rows)
+    head = "".join(f"<th{_align(title)}>{escape(title)}</th>" for title in cells(rows[0]))
+    body = []
+    for row in rows:
+        shown = {title: escape(cell) for title, cell in cells(row).items()}
+        if row is best:
+            shown[PLUG_IN_COLUMN] = f"<strong>{shown[PLUG_IN_COLUMN]}</strong>"
+        body.append("<tr>" + "".join(f"<td{_align(title)}>{cell}</td>" for title, cell in shown.items()) + "</tr>")
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def _sentence(line: str) -> str:
+    return f"{escape(line[:1].upper() + line[1:])}."
+
+
+def _align(title: str) -> str:
+    return "" if title in TEXT_COLUMNS else ' class="number"'
+
+
+def _plots(plots: Sequence[CaptionedPlot | None]) -> list[str]:
+    return [html_plot(plot.svg, plot.caption) for plot in plots if plot is not None]

@@ -1,0 +1,59 @@
+"""A comparison on a terminal."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scaleot_core.report.comparison import ComparedRow, Comparison, best_row, floors
+from scaleot_core.report.comparison_phrases import (
+    PLUG_IN_COLUMN,
+    TEXT_COLUMNS,
+    cells,
+    failure_lines,
+    finding,
+    settings_line,
+    spread_text,
+    task_line,
+)
+from scaleot_core.report.document import MODEL_TITLES
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Prints one block for each task: the floors, a row for each builder and setting, and what it comes to."""
+    for task in comparison.tasks:
+        rows = comparison.of_task(task)
+        console.print(Text.assemble((task, "bold"), f": {task_line(rows)}"))
+        console.print(_floors(rows))
+        console.print(_rows(rows))
+        for line in (*failure_lines(rows), finding(rows)):
+            console.print(Text(line))
+        console.print()
+    console.print(Text("delta: plug-in minus emulator tuned, seed by seed. Full precision: --json and table.json."))
+
+
+def _floors(rows: tuple[ComparedRow, ...]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for floor in floors(rows):
+        text = spread_text(floor.spread, rows[0].measure, deviation=floor.model == "full_fine_tuning")
+        table.add_row(MODEL_TITLES[floor.model], text, Text(settings_line(floor.labels)))
+    return table
+
+
+def _rows(rows: tuple[ComparedRow, ...]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    best = best_row(rows)
+    titles = list(cells(rows[0]))
+    for title in titles:
+        broken = title.replace(" ", "\n").replace(".", ".\n")
+        words = title in TEXT_COLUMNS
+        table.add_column(Text(broken), justify="left" if words else "right", no_wrap=not words, overflow="fold")
+    for row in rows:
+        texts = {title: Text(cell.replace(" ± ", "±")) for title, cell in cells(row).items()}
+        if row is best:
+            texts[PLUG_IN_COLUMN].stylize("bold")
+        table.add_row(*texts.values())
+    return table

@@ -1,0 +1,103 @@
+"""What a run found about model privacy, as values and as the report's section ``model_privacy``."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scaleot_core.evaluation import Metrics
+from scaleot_core.model_privacy.disclosure import DisclosedLayer, DisclosureLevel, NewDisclosure
+from scaleot_core.model_privacy.floors import Floors
+from scaleot_core.model_privacy.healing import HealingPoint
+from scaleot_core.model_privacy.strong_emulator import StrongEmulator
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How much better the plug-in is than what a data owner can run; above 0 where it is better."""
+
+    accuracy: float | None
+    """Plug-in's less the other's, from -1 to 1; none where the task has no accuracy."""
+    loss: float
+    """The other's less the plug-in's, in nats per target token."""
+
+
+def gap_between(plug_in: Metrics, other: Metrics) -> Gap:
+    """Returns the gap between the plug-in and a model that a data owner can run."""
+    if plug_in.accuracy is None or other.accuracy is None:
+        return Gap(None, other.loss - plug_in.loss)
+    return Gap(plug_in.accuracy - other.accuracy, other.loss - plug_in.loss)
+
+
+@dataclass(frozen=True)
+class ReportedDisclosure:
+    """What has left of the full model with this emulator and the ones before it."""
+
+    is_recorded: bool
+    """Whether the owner keeps a record; without one this emulator stands alone."""
+    emulators: int
+    """That have left, this one included."""
+    verbatim_share: float
+    """Share of the full model's parameters that are out unchanged."""
+    layers: tuple[DisclosedLayer, ...]
+    new: tuple[NewDisclosure, ...]
+    """Layers of which this emulator reveals more than the ones before it; none if it is the first."""
+
+    def count(self, level: DisclosureLevel) -> int:
+        """Returns how many layers are out at this level."""
+        return sum(layer.level is level for layer in self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "is_recorded": self.is_recorded,
+            "emulators": self.emulators,
+            "verbatim_share": self.verbatim_share,
+            "layers": [{**asdict(layer), "level": layer.level.value} for layer in self.layers],
+            "new_layers": [one.after.index for one in self.new],
+        }
+
+
+@dataclass(frozen=True)
+class ReportedModelPrivacy:
+    """Floors, attacks and disclosure; an attack that was not run is none."""
+
+    floors: Floors
+    strong_emulator: StrongEmulator | None
+    healing: tuple[HealingPoint, ...] | None
+    disclosure: ReportedDisclosure
+    seconds: float
+    """What measuring all this took."""
+
+    def to_json(self, *, verbatim_share: float, plug_in: Metrics, emulator_tuned: Metrics) -> dict[str, Any]:
+        """Returns plain JSON values, the gaps to the plug-in among them; null for what was not measured."""
+        majority, strong = self.floors.majority, self.strong_emulator
+        return {
+            "verbatim_share": verbatim_share,
+            "gap": asdict(gap_between(plug_in, emulator_tuned)),
+            "floors": {
+                "majority": None if majority is None else asdict(majority),
+                "random_initialisation": self.floors.random_initialisation.to_json(),
+            },
+            "strong_emulator": None if strong is None else _strong_to_json(strong, plug_in),
+            "healing": None if self.healing is None else [_point_to_json(point, plug_in) for point in self.healing],
+            "disclosure": self.disclosure.to_json(),
+            "seconds": self.seconds,
+        }
+
+
+def _strong_to_json(strong: StrongEmulator, plug_in: Metrics) -> dict[str, Any]:
+    return {
+        "steps": len(strong.losses),
+        "metrics": strong.metrics.to_json(),
+        "gap": asdict(gap_between(plug_in, strong.metrics)),
+    }
+
+
+def _point_to_json(point: HealingPoint, plug_in: Metrics) -> dict[str, Any]:
+    return {
+        "steps": point.steps,
+        "public_tokens": point.public_tokens,
+        "public_loss": point.public_loss,
+        "zero_shot": point.zero_shot.to_json(),
+        "recovered": asdict(point.recovered),
+        "tuned": None if point.tuned is None else _strong_to_json(point.tuned, plug_in),
+    }

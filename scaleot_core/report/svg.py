@@ -1,0 +1,47 @@
+"""How every plot of a report looks, and the figure as SVG text for a page: no files, no scripts, no fonts."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which the colour-blind can tell apart.
+PALETTE = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+
+MODEL_COLOURS = {
+    "zero_shot": "#999999",
+    "emulator_zero_shot": "#56b4e9",
+    "emulator_tuned": "#0072b2",
+    "plug_in": "#d55e00",
+    "full_fine_tuning": "#009e73",
+}
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "scaleot",
+    "text.parse_math": False,  # a name with a dollar is no formula
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+}
+
+
+@contextmanager
+def plot_style() -> Iterator[None]:
+    """Draws and writes all figures within in the one style."""
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def svg(figure: Figure) -> str:
+    """Returns a figure as an SVG element, the same text for the same figure; call it within ``plot_style``."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from scaleot_core.compression.adaptation import adaptation_scores
+from scaleot_core.compression.public_text import next_token_loss
+from scaleot_core.progress import SilentReporter
+from tests.support.tiny_models import FAMILY_CONFIGS, tiny_language_model
+
+BLOCKS = torch.randint(3, 300, (5, 12), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("model_type", FAMILY_CONFIGS)
+def test_the_score_is_the_root_mean_square_over_batches_of_the_gradient_norm(model_type: str) -> None:
+    full = tiny_language_model(model_type)
+    got = adaptation_scores(full, BLOCKS, batch_size=2, reporter=SilentReporter())
+    names = (*full.layout.attention_linears, *full.layout.mlp_linears)
+    expected = []
+    for index in range(full.layout.num_layers):
+        layer = full.layout.layer(full.model, index)
+        weights = [layer.get_parameter(f"{name}.weight") for name in names]
+        squares = 0.0
+        for batch in (BLOCKS[:2], BLOCKS[2:4], BLOCKS[4:]):
+            for weight in weights:
+                weight.requires_grad_(True)
+            gradients = torch.autograd.grad(next_token_loss(full.model, batch), weights)
+            squares += sum(float(gradient.square().sum()) for gradient in gradients)
+            for weight in weights:
+                weight.requires_grad_(False)
+        expected.append((squares / 3) ** 0.5)
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_model_comes_back_frozen_and_without_gradients() -> None:
+    full = tiny_language_model("llama")
+    adaptation_scores(full, BLOCKS, batch_size=4, reporter=SilentReporter())
+    assert all(not parameter.requires_grad and parameter.grad is None for parameter in full.model.parameters())
+
+
+def test_a_layer_that_the_loss_does_not_depend_on_has_no_gradient() -> None:
+    full = tiny_language_model("llama")
+    layer = full.layout.layer(full.model, 3)
+    for name in (full.layout.attention_linears[-1], full.layout.mlp_linears[-1]):
+        layer.get_parameter(f"{name}.weight").data.zero_()
+    for name in (*full.layout.attention_linears[:-1], *full.layout.mlp_linears[:-1]):
+        layer.get_parameter(f"{name}.weight").data.zero_()
+    scores = adaptation_scores(full, BLOCKS, batch_size=4, reporter=SilentReporter())
+    assert scores[3] == 0
+    assert all(score > 0 for index, score in enumerate(scores) if index != 3)

@@ -1,0 +1,138 @@
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl_server.comparison.compare import compare
+from fl_server.simulation import simulate
+from scaleot_core.config import to_toml
+from scaleot_core.errors import DataError, RunFileError
+from scaleot_core.progress import SilentReporter
+from tests.support.tiny_task import tiny_run, write_task
+
+GRID = """
+[compare]
+builders = ["scaleot", "uniform"]
+seeds = [0, 1]
+[compare.vary]
+"emulator.replaced_layer_share" = [0.25, 0.5]
+"""
+COMPARE = """
+import json, sys
+from pathlib import Path
+from fl_server.comparison.compare import compare
+from scaleot_core.config import read_run_file
+from scaleot_core.progress import SilentReporter
+print("ready", flush=True)
+sys.stdin.readline()
+json.dump(compare(read_run_file(Path(sys.argv[1]), []), Path(sys.argv[2]), SilentReporter()), sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_task(tmp_path_factory.mktemp("task"))
+    os.environ["SCALEOT_CACHE"] = str(root / "cache")
+    return root
+
+
+def without_seconds(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    times = ("importance_seconds", "build_seconds")
+    return [
+        {
+            **{key: value for key, value in one.items() if key != "tuning_seconds"},
+            "emulator": {key: value for key, value in one["emulator"].items() if key not in times},
+        }
+        for one in results
+    ]
+
+
+def test_a_point_is_what_the_whole_federation_gives(task: Path, tmp_path: Path) -> None:
+    run = tiny_run(task, 'compare.builders=["scaleot"]', "compare.seeds=[5]", "seed=5")
+    [point] = compare(run, tmp_path / "comparison", SilentReporter())
+    (tmp_path / "run").mkdir()
+    report = simulate(run, tmp_path / "run", SilentReporter()).to_json()
+    assert point["results"] == report["results"]
+    assert [one["train_loss"] for one in point["rounds"]] == [
+        one["train_loss"] for one in report["federation"]["rounds"]
+    ]
+    assert point["emulator"]["verbatim_share"] == report["emulator"]["verbatim_share"]
+
+
+def test_a_killed_comparison_goes_on_where_it_was_and_gives_the_same(task: Path, tmp_path: Path) -> None:
+    """SIGKILL at random points of time, again and again, until one comes through."""
+    (tmp_path / "grid.toml").write_text(GRID)
+    run = tiny_run(task, file=tmp_path / "grid.toml")
+    (tmp_path / "run.toml").write_text(to_toml(run))
+    started = time.monotonic()
+    undisturbed = compare(run, tmp_path / "undisturbed", SilentReporter())
+    seconds = time.monotonic() - started
+    moments = random.Random(7)
+    kills, command = 0, [sys.executable, "-c", COMPARE, str(tmp_path / "run.toml"), str(tmp_path / "killed")]
+    while kills < 3:
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert child.stdout and child.stdin and child.stdout.readline() == "ready\n"
+        child.stdin.write("go\n")
+        child.stdin.flush()
+        time.sleep(moments.uniform(0.1, 0.6) * seconds)
+        child.kill()
+        child.communicate()
+        kills += 1
+    done = len(list((tmp_path / "killed" / "results").glob("*.json")))
+    assert done > 0, "every kill came before the first result: the test shows nothing"
+    assert without_seconds(compare(run, tmp_path / "killed", SilentReporter())) == without_seconds(undisturbed)
+
+
+def test_evaluations_are_shared_between_points(task: Path, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text(GRID)
+    compare(tiny_run(task, file=tmp_path / "grid.toml"), tmp_path / "out", SilentReporter())
+    names = [path.name.rsplit("-", 1)[0] for path in (tmp_path / "out" / "results").iterdir()]
+    counts = {name: names.count(name) for name in names}
+    assert counts == {"zero-shot": 1, "emulator": 4, "emulator-zero-shot": 4, "tuned": 8, "full-fine-tuning": 2}
+
+
+def test_the_round_with_the_least_validation_loss_on_the_emulator_is_plugged_in(task: Path, tmp_path: Path) -> None:
+    wild = ("federation.rounds=4", "federation.learning_rate=0.3", f"data.validation={task / 'test.jsonl'}")
+    one = ('compare.builders=["uniform"]', "compare.seeds=[0]", "evaluation.full_fine_tuning=false")
+    run = tiny_run(task, *wild, *one)
+    [point] = compare(run, tmp_path / "out", SilentReporter())
+    losses = [one["validation_loss"] for one in point["rounds"]]
+    assert point["chosen_round"] == 1 + losses.index(min(losses))
+    assert point["results"]["emulator_tuned"]["loss"] == pytest.approx(min(losses)) != losses[-1]
+    (tmp_path / "run").mkdir()
+    uniform = tiny_run(task, *wild, "emulator.builder=uniform", "evaluation.full_fine_tuning=false")
+    report = simulate(uniform, tmp_path / "run", SilentReporter()).to_json()
+    assert report["results"]["plug_in"] == point["results"]["plug_in"]
+
+
+def test_a_point_whose_training_diverges_is_told_and_the_others_run(task: Path, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text(
+        '[compare]\nbuilders = ["uniform"]\nseeds = [0]\n[compare.vary]\n"federation.learning_rate" = [1e38, 1e-3]\n'
+    )
+    run = tiny_run(task, "federation.optimizer=sgd", "evaluation.full_fine_tuning=false", file=tmp_path / "grid.toml")
+    wild, tame = compare(run, tmp_path / "out", SilentReporter())
+    assert "diverged at every client in round" in wild["failed"] and "plug_in" not in wild["results"]
+    assert tame["failed"] is None and "plug_in" in tame["results"]
+
+
+def test_an_impossible_grid_is_refused_before_any_work(task: Path, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text('[compare.vary]\n"emulator.num_adapter_layers" = [2, 7]\n')
+    with pytest.raises(RunFileError, match="got 7, expected at most 6"):
+        compare(tiny_run(task, file=tmp_path / "grid.toml"), tmp_path / "out", SilentReporter())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_faulty_task_file_is_found_before_any_work(task: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jsonl").write_text('{"context": "a"}\n')
+    (tmp_path / "grid.toml").write_text(
+        f'[compare.tasks]\ngood = {{ train = "{task}/train.jsonl", test = "{task}/test.jsonl" }}\n'
+        'broken = { train = "broken.jsonl", test = "broken.jsonl" }\n'
+    )
+    with pytest.raises(DataError, match=r"broken\.jsonl"):
+        compare(tiny_run(task, file=tmp_path / "grid.toml"), tmp_path / "out", SilentReporter())
+    assert not (tmp_path / "out").exists()

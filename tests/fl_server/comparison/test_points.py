@@ -1,0 +1,93 @@
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from fl_server.comparison.points import DATA_ALONE, check_points, emulator_key, expand
+from scaleot_core.config import read_run_file
+from scaleot_core.errors import RunFileError
+
+
+def points_of(tmp_path: Path, text: str):  # type: ignore[no-untyped-def]
+    (tmp_path / "grid.toml").write_text(text)
+    return expand(read_run_file(tmp_path / "grid.toml", []))
+
+
+def test_every_combination_is_a_point_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").touch()
+    points = points_of(
+        tmp_path,
+        """
+        [compare]
+        builders = ["uniform", "scaleot"]
+        seeds = [3, 4]
+        tasks.first = { train = "a.jsonl", test = "b.jsonl" }
+        tasks.second = { train = "b.jsonl", test = "a.jsonl" }
+        [compare.vary]
+        "emulator.replaced_layer_share" = [0.25, 0.5]
+        [compare.variants]
+        ours = {}
+        paper = { "importance.harmonizer_start" = "identity", "importance.reward" = "raw" }
+        """,
+    )
+    assert len(points) == 2 * 2 * 2 * 2 * 2
+    assert len({(point.labels, point.seed) for point in points}) == len(points)
+    for point in points:
+        labels = dict(point.labels)
+        assert point.run.emulator.builder == labels["builder"]
+        assert point.run.emulator.replaced_layer_share == labels["emulator.replaced_layer_share"]
+        assert point.run.importance.reward == ("raw" if labels["variant"] == "paper" else "normalised")
+        assert point.run.data.train == str(tmp_path / ("a.jsonl" if labels["task"] == "first" else "b.jsonl"))
+        assert not point.run.compare.tasks and not point.run.compare.vary
+
+
+def test_points_of_one_emulator_stand_together(tmp_path: Path) -> None:
+    points = points_of(
+        tmp_path,
+        """
+        [compare]
+        builders = ["uniform", "scaleot"]
+        [compare.vary]
+        "federation.learning_rate" = [1e-3, 2e-3]
+        "emulator.replaced_layer_share" = [0.25, 0.5]
+        """,
+    )
+    keys = [emulator_key(point.run) for point in points]
+    changes = sum(before != after for before, after in pairwise(keys))
+    assert changes == len(set(keys)) - 1 == 3
+
+
+def test_without_a_section_the_run_file_s_own_task_is_compared_over_builders_and_seeds() -> None:
+    points = expand(read_run_file(None, []))
+    assert {dict(point.labels)["task"] for point in points} == {DATA_ALONE}
+    assert len(points) == 6 * 3
+
+
+def test_all_faulty_points_are_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RunFileError) as caught:
+        points_of(
+            tmp_path,
+            """
+            [compare.tasks.missing]
+            train = "no-such-file.jsonl"
+            test = "nor-this.jsonl"
+            [compare.vary]
+            "emulator.replaced_layer_share" = [0.5, 1.5]
+            "emulator.colour" = ["red"]
+            """,
+        )
+    text = str(caught.value)
+    assert all(fault in text for fault in ("no-such-file.jsonl", "nor-this.jsonl", "1.5", "emulator.colour"))
+
+
+def test_more_adapter_layers_than_layers_are_refused() -> None:
+    points = expand(read_run_file(None, ['compare.builders=["uniform"]', "compare.seeds=[0]"]))
+    check_points(points, 4)
+    with pytest.raises(RunFileError, match=r"num_adapter_layers: got 4, expected at most 3"):
+        check_points(points, 3)
+
+
+def test_another_model_is_another_comparison(tmp_path: Path) -> None:
+    with pytest.raises(RunFileError, match="a comparison is of one model"):
+        points_of(tmp_path, '[compare.vary]\n"model.dtype" = ["float32", "bfloat16"]\n')

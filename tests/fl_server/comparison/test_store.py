@@ -1,0 +1,61 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from fl_server.comparison.store import RESULTS_FOLDER, VERSION_FILE, ResultStore
+from scaleot_core.errors import OutputError
+
+VERSIONS = {"scaleot": "1", "torch": "2"}
+
+
+def never() -> dict[str, int]:
+    raise AssertionError("computed again")
+
+
+def test_a_result_is_computed_once_and_found_by_a_later_store(tmp_path: Path) -> None:
+    assert ResultStore(tmp_path, VERSIONS).get_or_compute("figure", {"a": 1}, lambda: {"loss": 0.25}) == {"loss": 0.25}
+    assert ResultStore(tmp_path, VERSIONS).get_or_compute("figure", {"a": 1}, never) == {"loss": 0.25}
+
+
+@pytest.mark.parametrize(("what", "key"), [("figure", {"a": 2}), ("other", {"a": 1})])
+def test_what_differs_in_kind_or_inputs_is_another_result(tmp_path: Path, what: str, key: dict[str, int]) -> None:
+    store = ResultStore(tmp_path, VERSIONS)
+    store.get_or_compute("figure", {"a": 1}, lambda: {"loss": 1})
+    assert store.get_or_compute(what, key, lambda: {"loss": 2}) == {"loss": 2}
+
+
+def test_a_computation_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path, VERSIONS)
+    with pytest.raises(AssertionError):
+        store.get_or_compute("figure", {}, never)
+    assert list((tmp_path / RESULTS_FOLDER).iterdir()) == []
+
+
+def test_a_store_of_other_versions_is_refused_with_both_named(tmp_path: Path) -> None:
+    ResultStore(tmp_path, VERSIONS)
+    with pytest.raises(OutputError, match=r"begun by .*torch 2, this is .*torch 3: give --out another directory"):
+        ResultStore(tmp_path, {**VERSIONS, "torch": "3"})
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", json.dumps({"format": "other"})])
+def test_a_stamp_that_is_not_ours_is_one_clear_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / VERSION_FILE).write_text(content)
+    with pytest.raises(OutputError, match=str(tmp_path)):
+        ResultStore(tmp_path, VERSIONS)
+
+
+def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="something else than a comparison"):
+        ResultStore(tmp_path, VERSIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_damaged_result_names_itself_and_the_cure(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path, VERSIONS)
+    store.get_or_compute("figure", {}, lambda: {"loss": 1})
+    [path] = (tmp_path / RESULTS_FOLDER).iterdir()
+    path.write_text("{")
+    with pytest.raises(OutputError, match=f"{path.name} is damaged: delete it"):
+        store.get_or_compute("figure", {}, never)

@@ -1,0 +1,145 @@
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from fl_server.compress import Workbench, load_full_model
+from fl_server.data import read_data
+from fl_server.model_privacy import Target, measure_model_privacy, warn_of_disclosure
+from fl_server.simulation import simulate
+from scaleot_core.compression.plan import LayerRole
+from scaleot_core.config import RunFile, read_run_file
+from scaleot_core.errors import InputError
+from scaleot_core.evaluation import evaluate
+from scaleot_core.model_privacy.disclosure_record import read_disclosure, record_path
+from scaleot_core.model_privacy.floors import MajorityFloor
+from scaleot_core.progress import LogReporter, SilentReporter
+from scaleot_core.report import ReportedModelPrivacy
+from tests.support.tiny_models import save_tiny_model
+
+SILENT = SilentReporter()
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model directory, public text, and a task of two choices."""
+    root = tmp_path_factory.mktemp("material")
+    save_tiny_model(root / "model")
+    (root / "public.txt").write_text("the film is good and the story is true. " * 60)
+    for name in ("train", "test"):
+        rows = [
+            {"context": f"the film {i} is {('bad', 'good')[i % 2]}. Answer:", "label": i % 2, "choices": ["no", "yes"]}
+            for i in range(13)
+        ]
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALEOT_CACHE", str(tmp_path / "cache"))
+
+
+def run_file(material: Path, *overrides: str) -> RunFile:
+    settings = {
+        "model.source": material / "model",
+        "model.dtype": "float32",
+        "model.device": "cpu",
+        "importance.text": material / "public.txt",
+        "importance.block_tokens": 16,
+        "emulator.builder": "uniform",
+        "emulator.num_adapter_layers": 2,
+        "data.train": material / "train.jsonl",
+        "data.test": material / "test.jsonl",
+        "federation.rounds": 1,
+        "federation.local_steps": 2,
+        "federation.clients": 2,
+        "evaluation.full_fine_tuning": "false",
+    }
+    return read_run_file(None, [f"{key}={value}" for key, value in settings.items()] + list(overrides))
+
+
+def measured(run: RunFile, digest: str = "01" * 32) -> ReportedModelPrivacy:
+    """Measures the emulator of a run file without the rounds."""
+    full, data = load_full_model(run.model, SILENT), read_data(run, SILENT)
+    emulator = Workbench(full, run, SILENT).build(run.emulator)
+    zero_shot = evaluate(full.model, full.tokenizer, data.test, reporter=SILENT)
+    return measure_model_privacy(run, Target(full, emulator, digest, zero_shot), data, SILENT)
+
+
+def test_by_default_floors_are_measured_attacks_are_not_and_no_record_is_kept(material: Path) -> None:
+    privacy = measured(run_file(material))
+    assert privacy.floors.majority == MajorityFloor(label=0, accuracy=7 / 13, examples=13)
+    assert privacy.floors.random_initialisation.examples == 13
+    assert privacy.strong_emulator is None and privacy.healing is None
+    assert not privacy.disclosure.is_recorded and privacy.disclosure.emulators == 1
+
+
+def test_a_simulation_measures_the_attacks_that_its_file_asks_for(material: Path, tmp_path: Path) -> None:
+    run = run_file(
+        material,
+        "model_privacy.strong_emulator_steps=4",
+        "model_privacy.strong_emulator_learning_rate=5e-3",
+        "model_privacy.healing_steps=[0, 3]",
+        f"model_privacy.disclosure_record={tmp_path / 'owner'}",
+    )
+    (tmp_path / "out").mkdir()
+    report = simulate(run, tmp_path / "out", SILENT)
+    section = json.loads((tmp_path / "out" / "report.json").read_text())["model_privacy"]
+    assert section["strong_emulator"]["steps"] == 4
+    assert section["strong_emulator"]["metrics"]["loss"] < report.results.emulator_zero_shot.loss
+    first, second = section["healing"]
+    assert first["zero_shot"] == report.results.emulator_zero_shot.to_json()
+    assert first["tuned"] == section["strong_emulator"]
+    assert second["steps"] == 3 and 0 < second["public_tokens"] <= 3 * run.importance.batch_size * 16
+    assert second["zero_shot"] != first["zero_shot"] and second["tuned"] != first["tuned"]
+    assert (section["disclosure"]["is_recorded"], section["disclosure"]["emulators"]) == (True, 1)
+    assert section["disclosure"]["verbatim_share"] == pytest.approx(section["verbatim_share"])
+    model = load_full_model(run.model, SILENT)
+    [recorded] = read_disclosure(tmp_path / "owner", model.digest).emulators
+    assert recorded.digest == report.bundle.digest
+    assert (tmp_path / "out" / "report.html").read_text().count("<svg") == 4
+
+
+def test_the_strong_emulator_is_the_same_with_and_without_healing(material: Path) -> None:
+    steps = "model_privacy.strong_emulator_steps=3"
+    alone = measured(run_file(material, steps))
+    beside = measured(run_file(material, steps, "model_privacy.healing_steps=[0]"))
+    later = measured(run_file(material, steps, "model_privacy.healing_steps=[1]"))
+    assert alone.strong_emulator == beside.strong_emulator == later.strong_emulator is not None
+    assert alone.healing is None
+
+
+def test_emulators_of_one_model_add_up_and_one_that_reveals_more_is_warned_of(material: Path, tmp_path: Path) -> None:
+    run = run_file(material, f"model_privacy.disclosure_record={tmp_path / 'owner'}")
+    first, again = measured(run, "01" * 32).disclosure, measured(run, "02" * 32).disclosure
+    assert (first.emulators, first.new) == (1, ()) and (again.emulators, again.new) == (2, ())
+    whole = run.model_copy(update={"emulator": run.emulator.model_copy(update={"replaced_layer_share": 0.0})})
+    full, stream = load_full_model(run.model, SILENT), io.StringIO()
+    plans = [Workbench(full, each, SILENT).build(each.emulator).plan for each in (run, whole)]
+    warn_of_disclosure(run, full, plans[0], LogReporter(stream))
+    assert stream.getvalue() == ""
+    warn_of_disclosure(run, full, plans[1], LogReporter(stream))
+    [dropped] = plans[0].indices(LayerRole.DROPPED)
+    assert stream.getvalue().startswith(f"warning: more of layers {dropped} leaves than")
+    more = measured(whole, "03" * 32).disclosure
+    assert more.emulators == 3 and more.verbatim_share == 1.0 > again.verbatim_share
+    assert [one.after.index for one in more.new] == [dropped]
+
+
+def test_without_a_record_nothing_is_warned_of(material: Path) -> None:
+    run, stream = run_file(material), io.StringIO()
+    full = load_full_model(run.model, SILENT)
+    plan = Workbench(full, run, SILENT).build(run.emulator).plan
+    warn_of_disclosure(run, full, plan, LogReporter(stream))
+    assert stream.getvalue() == ""
+
+
+def test_a_record_that_cannot_be_read_stops_the_run_before_the_emulator_leaves(material: Path, tmp_path: Path) -> None:
+    run = run_file(material, f"model_privacy.disclosure_record={tmp_path}")
+    record_path(tmp_path, load_full_model(run.model, SILENT).digest).write_text("{}")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="Put back a copy"):
+        simulate(run, tmp_path / "out", SILENT)
+    assert not (tmp_path / "out" / "bundle").exists()

@@ -1,0 +1,56 @@
+import re
+from collections import namedtuple
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from scaleot_core.errors import ModelError
+from scaleot_core.models.loading import load_model
+from scaleot_core.models.memory import check_memory
+from tests.support.tiny_models import save_tiny_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> list[Path]:
+    save_file({"a": torch.zeros(100, 20), "b": torch.zeros(7)}, tmp_path / "one.safetensors")
+    save_file({"c": torch.zeros(3, 3, 3)}, tmp_path / "two.safetensors", metadata={"format": "pt"})
+    return [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+
+
+def free(monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
+    memory = namedtuple("memory", "available")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(size_bytes))
+
+
+@pytest.mark.parametrize(("dtype", "bytes_each"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_the_estimate_counts_every_number_of_every_file_at_the_type_it_is_loaded_in(
+    weights: list[Path], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bytes_each: int
+) -> None:
+    needed = (100 * 20 + 7 + 27) * bytes_each
+    free(monkeypatch, needed)
+    check_memory(weights, dtype=dtype, device=CPU)
+    free(monkeypatch, needed - 1)
+    with pytest.raises(ModelError):
+        check_memory(weights, dtype=dtype, device=CPU)
+
+
+def test_a_model_too_large_is_refused_before_loading_with_both_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny_model(tmp_path / "model")
+    free(monkeypatch, 10)
+    with pytest.raises(ModelError, match=re.escape("needs 0.0 GB as float32")) as caught:
+        load_model(tmp_path / "model", dtype=torch.float32, device=CPU)
+    assert "0.0 GB are free on cpu" in str(caught.value) and "smaller model" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x05\0\0\0\0\0\0\0[1,2]", b"\xff" * 30, b"\x02\0\0\0\0\0\0\0{}"[:9]])
+def test_a_file_without_a_readable_header_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="no readable safetensors file"):
+        check_memory([tmp_path / "model.safetensors"], dtype=torch.float32, device=CPU)

@@ -1,0 +1,143 @@
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scaleot_core.report.comparison import (
+    NOT_FINITE,
+    Comparison,
+    Spread,
+    best_row,
+    distinguishing_labels,
+    floors,
+    front_rows,
+    pareto_front,
+    spread_over,
+    summarize,
+)
+from tests.support.example_comparison import ALPHA, CONFIG, VERSIONS, example_point, text_figures
+
+
+def summary(*points: dict) -> Comparison:  # type: ignore[type-arg]
+    return summarize(points, CONFIG, VERSIONS)
+
+
+def test_mean_deviation_and_delta_over_seeds_are_those_computed_by_hand() -> None:
+    figures = [(0.5, 0.4, 0.6, 0.7, 0.8), (0.5, 0.4, 0.7, 0.9, 0.9), (0.5, 0.4, 0.65, 0.8, 0.8)]
+    [row] = summary(*(example_point(seed=seed, figures=accuracies) for seed, accuracies in enumerate(figures))).rows
+    plug_in = row.results["plug_in"]["accuracy"]
+    assert (plug_in.mean, plug_in.deviation, plug_in.count) == (pytest.approx(0.8), pytest.approx(0.1), 3)
+    assert row.results["plug_in"]["loss"].mean == pytest.approx(0.2)
+    assert row.delta is not None and row.delta.mean == pytest.approx((0.1 + 0.2 + 0.15) / 3)
+    assert row.delta.deviation == pytest.approx(0.05)
+    share = row.share_of_full_fine_tuning
+    assert share is not None and share.mean == pytest.approx((7 / 8 + 1 + 1) / 3)
+    assert row.headline("zero_shot") == Spread(0.5, 0.0, 3)
+    assert (row.seeds, row.failures, row.examples) == ((0, 1, 2), (), 300)
+    assert (row.verbatim_share, row.size_share, row.stage_one_seconds) == (0.688, 0.752, 122.5)
+
+
+def test_one_seed_has_no_deviation() -> None:
+    [row] = summary(example_point()).rows
+    assert row.headline("plug_in") == Spread(0.857, None, 1)
+    assert spread_over([]) is None and spread_over([None, 2.0]) == Spread(2.0, None, 1)
+
+
+def test_a_task_without_accuracy_is_judged_by_perplexity_of_which_less_is_better() -> None:
+    best, worse = [
+        example_point(builder, figures=(30.0, 90.0, 16.0, plug_in, 12.0), figures_of=text_figures)
+        for builder, plug_in in (("scaleot", 13.0), ("uniform", 15.0))
+    ]
+    rows = summary(worse, best).rows
+    chosen = best_row(rows)
+    assert chosen is rows[1] and chosen.measure == "perplexity"
+    assert chosen.delta == Spread(-3.0, None, 1)
+    assert chosen.share_of_full_fine_tuning is not None
+    assert chosen.share_of_full_fine_tuning.mean == pytest.approx(12 / 13)
+
+
+def test_a_failed_seed_counts_in_no_figure_of_the_tuned_models_and_its_row_is_never_the_best() -> None:
+    failed = example_point(seed=1, failed="training diverged", figures=(0.5, 0.4, 0.99, 0.99, 0.8))
+    rows = summary(example_point(figures=(0.5, 0.4, 0.6, 0.9, 0.8)), failed, example_point("uniform")).rows
+    assert rows[0].failures == ("training diverged",) and rows[0].to_json()["failed"] == 1
+    assert rows[0].headline("plug_in") == Spread(0.9, None, 1)
+    full = rows[0].headline("full_fine_tuning")
+    assert full is not None and full.count == 2
+    assert rows[0].quality is None and best_row(rows) is rows[1] and front_rows(rows) == (rows[1],)
+
+
+def test_a_row_of_which_every_seed_failed_has_neither_tuned_models_nor_delta() -> None:
+    [row] = summary(example_point(failed="x"), example_point(seed=1, failed="y")).rows
+    assert "plug_in" not in row.results and "emulator_tuned" not in row.results
+    assert row.delta is None and row.share_of_full_fine_tuning is None and best_row([row]) is None
+
+
+def test_a_tuned_model_without_a_finite_figure_counts_as_failed() -> None:
+    point = example_point(figures=(30.0, 90.0, 16.0, 13.0), figures_of=text_figures)
+    point["results"]["plug_in"].update(loss=None, perplexity=None)
+    [row] = summary(point).rows
+    assert row.failures == (NOT_FINITE,) and row.headline("plug_in") is None
+
+
+def test_a_stage_one_cost_is_unknown_where_importance_came_ready_made() -> None:
+    rows = summary(example_point(emulator={"importance_seconds": None}), example_point("uniform")).rows
+    assert [row.stage_one_seconds for row in rows] == [None, 2.0]
+
+
+def test_floors_stand_once_and_apart_only_where_a_setting_changes_them() -> None:
+    points = [
+        example_point(builder, settings={"adapter.kind": kind}, figures=(0.5, 0.4, 0.6, 0.7, full))
+        for builder in ("scaleot", "uniform")
+        for kind, full in (("lora", 0.8), ("layers", 0.9))
+    ]
+    found = [(floor.model, dict(floor.labels), floor.spread.mean) for floor in floors(summary(*points).rows)]
+    assert found == [
+        ("zero_shot", {}, 0.5),
+        ("full_fine_tuning", {"adapter.kind": "lora"}, 0.8),
+        ("full_fine_tuning", {"adapter.kind": "layers"}, 0.9),
+    ]
+
+
+def test_what_distinguishes_a_group_is_what_it_shares_and_the_others_do_not() -> None:
+    points = [
+        example_point(builder, settings={ALPHA: alpha, "variant": "plain"})
+        for builder in ("scaleot", "uniform")
+        for alpha in (0.0, 0.5)
+    ]
+    rows = summary(*points).rows
+    assert distinguishing_labels(rows[:2], rows) == {"builder": "scaleot"}
+    assert distinguishing_labels(rows[:1], rows) == {"builder": "scaleot", ALPHA: 0.0}
+    assert distinguishing_labels(rows, rows) == {}
+
+
+def test_the_pareto_front_of_a_hand_made_set() -> None:
+    #          on the front, beaten by the first, on it, beaten in cost alone, equal to the third, on it
+    points = [(0.2, 0.5), (0.3, 0.4), (0.5, 0.7), (0.6, 0.7), (0.5, 0.7), (0.9, 0.8)]
+    assert pareto_front(points) == [0, 2, 4, 5]
+    assert pareto_front([]) == []
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 5).map(float)] * 2), min_size=1, max_size=12))
+def test_every_point_off_the_front_is_beaten_by_one_on_it(points: list[tuple[float, float]]) -> None:
+    front = [points[position] for position in pareto_front(points)]
+    assert front
+    for cost, quality in points:
+        beaten = any(c <= cost and q >= quality and (c, q) != (cost, quality) for c, q in front)
+        assert beaten != ((cost, quality) in front)
+
+
+def test_the_document_has_exactly_the_keys_that_tools_rely_on_and_no_number_that_json_cannot_hold() -> None:
+    point = example_point(settings={ALPHA: 0.25})
+    point["rounds"][0]["validation_loss"] = math.nan
+    document = json.loads(summary(point, example_point("uniform")).to_text(), parse_constant=pytest.fail)
+    assert list(document) == ["rows", "points", "config", "versions"]
+    assert list(document["rows"][0]) == [
+        *("labels", "measure", "seeds", "failed", "examples", "results", "delta", "share_of_full_fine_tuning"),
+        *("verbatim_share", "size_share", "stage_one_seconds"),
+    ]
+    assert list(document["rows"][0]["results"]["plug_in"]["accuracy"]) == ["mean", "deviation", "count"]
+    assert document["rows"][0]["labels"] == {"task": "sst2", "builder": "scaleot", ALPHA: 0.25}
+    assert document["points"][0]["rounds"][0]["validation_loss"] is None
+    assert document["config"] == CONFIG and document["versions"] == VERSIONS

@@ -1,0 +1,144 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from scaleot_core.errors import OutputError
+from scaleot_core.report.comparison import Comparison, summarize
+from scaleot_core.report.comparison_page import comparison_page, write_comparison
+from scaleot_core.report.comparison_phrases import limits
+from scaleot_core.report.comparison_plots import (
+    alpha_plot,
+    beta_plot,
+    cost_plot,
+    front_plot,
+    importance_plot,
+)
+from tests.report.test_page import outline
+from tests.support.example_comparison import (
+    ALPHA,
+    BETA,
+    CONFIG,
+    TARGET,
+    VERSIONS,
+    example_point,
+    grid_points,
+    text_figures,
+)
+
+
+def summary(points: list[dict]) -> Comparison:  # type: ignore[type-arg]
+    return summarize(points, CONFIG, VERSIONS)
+
+
+def test_a_page_with_every_plot_needs_nothing_from_elsewhere() -> None:
+    settings = {"emulator.num_adapter_layers": [4], ALPHA: [0.0, 0.5], BETA: [0.0, 0.9]}
+    points = grid_points("sst2", ("scaleot", "uniform"), settings)
+    text = comparison_page(summary(points))
+    elements = outline(text).seen
+    assert [tag for tag, _ in elements].count("svg") == 5
+    assert {"script", "link", "img", "iframe", "object"}.isdisjoint(tag for tag, _ in elements)
+    links = [
+        value for _, attributes in elements for name, value in attributes.items() if name.endswith(("href", "src"))
+    ]
+    assert all(link and link.startswith("#") for link in links)
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert "default-src 'none'" in text
+    assert "<p>The best plug-in is 87.0 ± 0.4 (scaleot, N_a 4, alpha 0, beta 0), 98.1 % of full fine-tuning" in text
+
+
+def test_a_plot_is_there_only_where_its_axis_varies() -> None:
+    comparison = summary([example_point("uniform", settings={ALPHA: 0.25, BETA: 0.0})])
+    rows = comparison.rows
+    assert alpha_plot(rows) is None and beta_plot(rows) is None and front_plot(rows) is None
+    assert importance_plot(comparison) is None and cost_plot(comparison) is None
+    assert "<svg" not in comparison_page(comparison)
+
+
+def test_a_sweep_of_one_builder_has_a_panel_for_each_rank_target_and_a_line_for_each_model() -> None:
+    rows = summary(grid_points("t", ("scaleot",), {BETA: [0.0, 0.9], TARGET: ["attention", "ffn", "both"]})).rows
+    plot = beta_plot(rows)
+    assert plot is not None
+    for words in ("rank of attention", "rank of the FFN", "rank of both", "emulator tuned", "full fine-tuning"):
+        assert plot.svg.count(words) >= 1, words
+    assert plot.svg.count('id="axes_') == 3
+
+
+def test_a_sweep_of_builders_has_a_panel_for_each_model_and_says_what_it_holds_fixed() -> None:
+    rows = summary(grid_points("t", ("scaleot", "uniform"), {ALPHA: [0.0, 0.5], BETA: [0.3, 0.6]}, text_figures)).rows
+    plot = alpha_plot(rows)
+    assert plot is not None and plot.svg.count('id="axes_') == 3
+    assert "the rest fixed at beta 0.3" in plot.caption
+    assert ">uniform<" in plot.svg and "perplexity (less is better)" in plot.svg
+
+
+def test_the_front_plot_names_the_front_and_the_importance_plot_has_a_panel_for_each_set_of_scores() -> None:
+    points = [
+        example_point(figures=(0.5, 0.4, 0.6, 0.8), emulator={"verbatim_share": 0.5}, settings={"variant": "own"}),
+        example_point(
+            figures=(0.5, 0.4, 0.6, 0.7),
+            emulator={"verbatim_share": 0.6, "importance": [0.1, 0.2, 0.3, 0.4]},
+            settings={"variant": "other"},
+        ),
+    ]
+    comparison = summary(points)
+    front, importance = front_plot(comparison.rows), importance_plot(comparison)
+    assert front is not None and front.caption.endswith("the least share first: scaleot, variant own.")
+    assert importance is not None and importance.svg.count('id="axes_') == 2
+    assert "variant own" in importance.svg and "variant other" in importance.svg
+
+
+def test_text_from_a_run_can_become_neither_markup_nor_a_formula() -> None:
+    hostile = "<script>$\\frac{1$</script>"
+    points = [
+        example_point(
+            task=hostile,
+            settings={"variant": f"{hostile}{number}"},
+            emulator={"importance": [float(number), 1.0], "verbatim_share": 0.1 * number},
+            figures=(0.5, 0.4, 0.6, 0.7 + 0.1 * number),
+        )
+        for number in range(2)
+    ]
+    points[1]["failed"] = hostile
+    config = {"model": {"source": hostile}, hostile: {hostile: hostile}}
+    text = comparison_page(summarize(points, config, {hostile: hostile}))
+    assert hostile not in text
+    assert "script" not in {tag for tag, _ in outline(text).seen}
+
+
+def test_the_limits_are_computed_from_the_figures() -> None:
+    points = [
+        example_point(builder, seed=seed, figures=(0.5, 0.4, 0.6, accuracy + 0.02 * seed, 0.9))
+        for builder, accuracy in (("scaleot", 0.80), ("uniform", 0.79), ("crash", 0.45))
+        for seed in range(3)
+    ]
+    text = " ".join(limits(summary(points)))
+    assert "One model, smollm2-135m, and 1 task (sst2)" in text
+    assert "A deviation over 3 seeds is itself known to about 50.0 % only." in text
+    assert "300 held-out examples alone leave an accuracy of 82.0 % uncertain by 2.2 points" in text
+    assert "sst2: 1 of 2 other rows within two standard errors over the seeds of the best plug-in" in text
+    assert "of 3 plug-ins 1 not above zero-shot and 1 not above emulator tuned" in text
+    assert "failed" not in text and "unknown" not in text
+
+
+def test_the_limits_of_one_seed_with_a_failure_and_an_unknown_cost() -> None:
+    points = [example_point(emulator={"importance_seconds": None}), example_point("uniform", failed="x")]
+    text = " ".join(limits(summary(points)))
+    assert "One seed: nothing says how far another seed would move any figure." in text
+    assert "1 of 2 runs failed" in text and "A stage-1 cost is unknown" in text
+    assert "two standard errors" not in text
+
+
+def test_both_files_are_written_and_the_same_comparison_gives_the_same_page(tmp_path: Path) -> None:
+    comparison = summary([example_point()])
+    (tmp_path / "comparison.json").write_text("the store's stamp")
+    table, page = write_comparison(comparison, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.json", "page.html", "table.json"]
+    assert len(json.loads(table.read_text(encoding="utf-8"))["points"]) == 1
+    assert page.read_text(encoding="utf-8") == comparison_page(comparison)
+
+
+def test_a_directory_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"the comparison cannot be written to .*nowhere: No such file or directory"):
+        write_comparison(summary([example_point()]), tmp_path / "nowhere")
