@@ -1,10 +1,13 @@
 """Computes a comparison's points: models loaded once, emulators shared by neighbours, results found again."""
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
+
+import torch
 
 from fl_server.checkpoint import best_round
 from fl_server.comparison.points import Point, emulator_key
@@ -49,14 +52,14 @@ class Bench:
             "zero_shot": self._get("zero-shot", self._test_inputs(run), lambda: self._zero_shot(data)),
             "emulator_zero_shot": self._get(
                 "emulator-zero-shot",
-                {**self._test_inputs(run), **self._emulator_inputs(run)},
+                {**self._test_inputs(run), "emulator": emulator_facts["digest"]},
                 lambda: _figures(self._measure(self._emulator_of(run), data.test)),
             ),
         }
         if run.evaluation.full_fine_tuning:
             inputs = {**self._test_inputs(run), **self._tuning_inputs(run), "evaluation": run.evaluation.model_dump()}
             measured["full_fine_tuning"] = self._get("full-fine-tuning", inputs, lambda: self._reference(run, data))
-        inputs = {**self._test_inputs(run), **self._tuning_inputs(run), **self._emulator_inputs(run)}
+        inputs = {**self._test_inputs(run), **self._tuning_inputs(run), "emulator": emulator_facts["digest"]}
         tuned = self._get("tuned", inputs, lambda: self._tune(run, data))
         return {
             "labels": dict(point.labels),
@@ -86,6 +89,7 @@ class Bench:
         self._emulator = (emulator_key(run), emulator)
         return {
             **asdict(describe_emulator(emulator, self._full)),
+            "digest": digest_of_weights(emulator),
             "layers": emulator.plan.to_json(),
             "importance": list(importance.scores) if importance else None,
             "importance_seconds": importance.seconds if importance else 0.0,
@@ -162,3 +166,12 @@ class Bench:
 
 def _figures(metrics: Metrics) -> Result:
     return dict(metrics.to_json())
+
+
+def digest_of_weights(emulator: Emulator) -> str:
+    """Returns SHA-256, in hex, over plan and weights: builders that come to the same emulator share its figures."""
+    digest = hashlib.sha256(json.dumps(emulator.plan.to_json(), sort_keys=True).encode())
+    for name, tensor in sorted(emulator.model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -89,10 +89,10 @@ def _combinations(compare: CompareSection) -> list[tuple[tuple[tuple[str, Any], 
         variants, compare.builders, itertools.product(*compare.vary.values()), tasks
     ):
         varied = dict(zip(compare.vary, values, strict=True))
-        labels = [("task", task), ("builder", builder)]
-        labels += [("variant", variant)] if compare.variants else []
         settings = {f"data.{key}": value for key, value in tasks[task].items()}
         settings |= {"emulator.builder": builder, **variants[variant], **varied}
+        labels = [("task", task), ("builder", settings["emulator.builder"])]
+        labels += [("variant", variant)] if compare.variants else []
         combinations.append(((*labels, *varied.items()), settings))
     return combinations
 

@@ -51,10 +51,11 @@ class Floors:
 def majority_floor(records: Sequence[Record]) -> MajorityFloor | None:
     """Returns how often the most frequent label is right, a tie going to the lower one.
 
-    None unless all records are choices, and at least one is there.
+    None unless all records are choices with at least two labels among them: where the right answer always stands
+    at one place (SciQ), the place is no answer that anybody could give.
     """
     labels = Counter(record.label for record in records if isinstance(record, ChoiceRecord))
-    if not labels or labels.total() < len(records):
+    if len(labels) < 2 or labels.total() < len(records):
         return None
     label, count = min(labels.items(), key=lambda item: (-item[1], item[0]))
     return MajorityFloor(label, count / len(records), len(records))

@@ -86,3 +86,7 @@ def test_where_the_full_model_is_no_better_than_a_floor_there_is_nothing_to_reco
     assert yardstick(Metrics(loss=6.0, examples=4, accuracy=0.5)).recovered(attack) == Recovery(None, None)
     full = Metrics(loss=2.0, examples=4, perplexity=7.4)
     assert yardstick(full).recovered(Metrics(loss=float("nan"), examples=4)) == Recovery(None, None)
+
+
+def test_where_the_right_answer_always_stands_at_one_place_there_is_no_majority_floor() -> None:
+    assert majority_floor(choices(3, 3, 3)) is None

@@ -136,3 +136,13 @@ def test_a_faulty_task_file_is_found_before_any_work(task: Path, tmp_path: Path)
     with pytest.raises(DataError, match=r"broken\.jsonl"):
         compare(tiny_run(task, file=tmp_path / "grid.toml"), tmp_path / "out", SilentReporter())
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_that_a_builder_ignores_cost_no_second_tuning(task: Path, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text(
+        '[compare]\nbuilders = ["uniform"]\nseeds = [0]\n[compare.vary]\n"emulator.removed_rank_share" = [0.0, 0.5]\n'
+    )
+    run = tiny_run(task, "evaluation.full_fine_tuning=false", file=tmp_path / "grid.toml")
+    first, second = compare(run, tmp_path / "out", SilentReporter())
+    assert first["results"] == second["results"] and first["emulator"]["digest"] == second["emulator"]["digest"]
+    assert len(list((tmp_path / "out" / "results").glob("tuned-*.json"))) == 1

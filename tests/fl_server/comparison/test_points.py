@@ -91,3 +91,21 @@ def test_more_adapter_layers_than_layers_are_refused() -> None:
 def test_another_model_is_another_comparison(tmp_path: Path) -> None:
     with pytest.raises(RunFileError, match="a comparison is of one model"):
         points_of(tmp_path, '[compare.vary]\n"model.dtype" = ["float32", "bfloat16"]\n')
+
+
+def test_a_variant_may_name_its_own_builder_and_the_labels_say_so(tmp_path: Path) -> None:
+    points = points_of(
+        tmp_path,
+        """
+        [compare]
+        builders = ["scaleot"]
+        seeds = [0]
+        [compare.variants]
+        ours = {}
+        plain = { "emulator.builder" = "uniform" }
+        """,
+    )
+    assert [dict(point.labels) for point in points] == [
+        {"task": DATA_ALONE, "builder": "scaleot", "variant": "ours"},
+        {"task": DATA_ALONE, "builder": "uniform", "variant": "plain"},
+    ]
