@@ -143,7 +143,13 @@ def _tune(
         result = train_adapter(
             attached,
             examples,
-            LocalTraining(asked.local_steps, asked.batch_size, asked.learning_rate, asked.optimizer),
+            LocalTraining(
+                asked.local_steps,
+                asked.batch_size,
+                asked.learning_rate,
+                asked.optimizer,
+                gradient_checkpointing=own.gradient_checkpointing,
+            ),
             pad_token_id=emulator.tokenizer.pad_token_id,
             seed=derive_seed(asked.seed, "local", asked.round, own.organisation),
             reporter=SilentReporter(),

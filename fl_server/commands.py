@@ -49,15 +49,15 @@ def compare(
 ) -> None:
     """Set builders, seeds and settings side by side on one model; a killed comparison goes on where it was."""
     from rich.console import Console
-    from scaleot_core.report.comparison import summarize
-    from scaleot_core.report.comparison_page import write_comparison
-    from scaleot_core.report.comparison_table import print_comparison
 
     from fl_server.comparison.compare import compare as run_comparison
     from fl_server.comparison.compare import default_directory
     from fl_server.versions import versions
     from scaleot_core.config import read_run_file
     from scaleot_core.progress import terminal_or_log_reporter
+    from scaleot_core.report.comparison import summarize
+    from scaleot_core.report.comparison_page import write_comparison
+    from scaleot_core.report.comparison_table import print_comparison
 
     run = read_run_file(file, overrides)
     directory = out or default_directory(run)
@@ -120,31 +120,28 @@ def benchmark(
     overrides: SetOption = [],  # noqa: B006 - typer copies it
     *,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Timed steps of each case.")] = 10,
+    example_tokens: Annotated[int, typer.Option("--example-tokens", min=2, help="Length of private examples.")] = 64,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Read of model.source its config.json alone: for speed only.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Time a data owner's step in the emulator beside LoRA in all layers of the full model."""
+    """Time stage 1, a data owner's step and plug-in evaluation, against what the device can do."""
     import json
     from dataclasses import asdict
 
     from rich.console import Console
-    from rich.table import Table
 
-    from fl_server.benchmark import compare_client_steps
+    from fl_server.benchmark import run_benchmark
+    from fl_server.benchmark_table import print_costs
     from scaleot_core.config import read_run_file
     from scaleot_core.progress import terminal_or_log_reporter
 
-    costs = compare_client_steps(read_run_file(file, overrides), steps, terminal_or_log_reporter())
+    run, reporter = read_run_file(file, overrides), terminal_or_log_reporter()
+    costs = run_benchmark(
+        run, steps=steps, example_tokens=example_tokens, has_random_weights=random_weights, reporter=reporter
+    )
     if as_json:
-        typer.echo(json.dumps({case: asdict(cost) for case, cost in costs.items()}, indent=2))
-        return
-    table = Table("case", "s / step", "tokens / s", "peak MiB", "training MiB", "trained parameters")
-    for case, cost in costs.items():
-        figures = (
-            f"{cost.seconds_per_step:.2f}",
-            f"{cost.tokens_per_second:.0f}",
-            f"{cost.peak_memory_mebibytes:.0f}",
-            f"{cost.training_memory_mebibytes:.0f}",
-            f"{cost.trained_parameters:,}",
-        )
-        table.add_row(case, *figures)
-    Console().print(table)
+        typer.echo(json.dumps({case: asdict(cost) for case, cost in costs.items()}, indent=2, allow_nan=False))
+    else:
+        print_costs(costs, Console())

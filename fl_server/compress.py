@@ -21,14 +21,14 @@ from scaleot_core.compression.importance_store import (
     save_importance,
 )
 from scaleot_core.compression.plan import RankTarget
-from scaleot_core.config import EmulatorSection, ImportanceSection, ModelSection, RunFile
 from scaleot_core.errors import DataError
 from scaleot_core.models.loading import LanguageModel, load_model
 from scaleot_core.progress import Reporter
+from scaleot_core.run_file import EmulatorSection, ImportanceSection, ModelSection, RunFile
 from scaleot_core.shapes import TokenBlocks
 from scaleot_core.training.data import Record, TextRecord, read_records, text_blocks
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def asset_or_path(source: str, reporter: Reporter) -> Path:
@@ -43,9 +43,16 @@ def load_full_model(section: ModelSection, reporter: Reporter) -> LanguageModel:
         ModelError: it cannot be loaded.
         AssetError: it is an embedded asset and could not be fetched.
     """
-    cuda = section.device == "cuda" or (section.device == "auto" and torch.cuda.is_available())
+    device, *spare_devices = chosen_devices(section.device, torch.cuda.device_count())
     directory = asset_or_path(section.source, reporter)
-    return load_model(directory, dtype=_DTYPES[section.dtype], device=torch.device("cuda" if cuda else "cpu"))
+    return load_model(directory, dtype=DTYPES[section.dtype], device=device, spare_devices=spare_devices)
+
+
+def chosen_devices(choice: str, num_gpus: int) -> tuple[torch.device, ...]:
+    """Returns where a full model may stand, the best place first; "auto" gives every GPU, or the CPU without one."""
+    if choice == "auto" and num_gpus:
+        return tuple(torch.device("cuda", index) for index in range(num_gpus))
+    return (torch.device("cpu" if choice == "auto" else choice),)
 
 
 def needs_importance(section: EmulatorSection) -> bool:
@@ -54,13 +61,24 @@ def needs_importance(section: EmulatorSection) -> bool:
 
 
 class Workbench:
-    """One full model and its public text; what builders learn from both is learnt once and kept."""
+    """One full model and its public text; what builders learn from both is learnt once and kept.
 
-    def __init__(self, full: LanguageModel, run: RunFile, reporter: Reporter) -> None:
+    ``blocks`` and ``importance`` that are given are taken for the text and the report, which are then not looked for.
+    """
+
+    def __init__(
+        self,
+        full: LanguageModel,
+        run: RunFile,
+        reporter: Reporter,
+        *,
+        blocks: TokenBlocks | None = None,
+        importance: ImportanceReport | None = None,
+    ) -> None:
         self._full, self._run, self._reporter = full, run, reporter
-        self._importance: ImportanceReport | None = None
+        self._importance = importance
         self._adaptation: dict[int, tuple[float, ...]] = {}
-        self._blocks: TokenBlocks | None = None
+        self._blocks = blocks
 
     @property
     def importance_if_used(self) -> ImportanceReport | None:

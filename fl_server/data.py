@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from fl_server.compress import asset_or_path
-from scaleot_core.config import RunFile
 from scaleot_core.errors import DataError
 from scaleot_core.progress import Reporter
+from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed, generator_for
 from scaleot_core.training.data import Record, partition_records, read_records
 

@@ -9,8 +9,8 @@ from fl_server.compress import Workbench, load_full_model
 from scaleot_core.compression.controls import activation_changes, leave_one_out, random_scores
 from scaleot_core.compression.importance import ImportanceSettings
 from scaleot_core.compression.rank_correlation import ranks, spearman
-from scaleot_core.config import RunFile
 from scaleot_core.progress import Reporter
+from scaleot_core.run_file import RunFile
 
 Result = TypeVar("Result")
 

@@ -9,7 +9,6 @@ from fl_server.compress import public_blocks
 from fl_server.data import Data
 from scaleot_core.compression.emulator import Emulator
 from scaleot_core.compression.plan import LayerPlan
-from scaleot_core.config import RunFile
 from scaleot_core.evaluation import Metrics
 from scaleot_core.model_privacy.disclosure import disclosed_union, verbatim_share, what_would_be_new
 from scaleot_core.model_privacy.disclosure_record import DisclosedEmulator, read_disclosure, record_disclosure
@@ -21,6 +20,7 @@ from scaleot_core.model_privacy.strong_emulator import PrivateTuning, StrongEmul
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.report import ReportedDisclosure, ReportedModelPrivacy
+from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
 from scaleot_core.training.data import encode_for_training
 from scaleot_core.training.local import LocalTraining

@@ -193,7 +193,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OutputError: the directory cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
             file.write(content)

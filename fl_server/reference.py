@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter
-from scaleot_core.config import RunFile
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
+from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
 from scaleot_core.training.data import Record, encode_for_training
 from scaleot_core.training.local import LocalTraining, train_adapter
@@ -43,6 +43,7 @@ def full_fine_tuned(
                 steps=federation.rounds * federation.local_steps,
                 batch_size=evaluation.full_fine_tuning_batch_size,
                 learning_rate=evaluation.full_fine_tuning_learning_rate,
+                gradient_checkpointing=federation.gradient_checkpointing,
             ),
             pad_token_id=full.tokenizer.pad_token_id,
             seed=derive_seed(run.seed, "full fine-tuning"),

@@ -11,7 +11,6 @@ from scaleot_core.compression.emulator import EmulatorReport
 from scaleot_core.compression.importance import ImportanceReport
 from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
 from scaleot_core.compression.rank import kept_rank, projection_weight
-from scaleot_core.config import RunFile
 from scaleot_core.models.families import FUSED_BLOCKS
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.report import (
@@ -26,6 +25,7 @@ from scaleot_core.report import (
     Results,
     StageSeconds,
 )
+from scaleot_core.run_file import RunFile
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,13 @@ from scaleot_core.compression.emulator import Emulator, EmulatorReport, describe
 from scaleot_core.compression.importance import ImportanceReport
 from scaleot_core.compression.importance_store import save_importance
 from scaleot_core.compression.plan import LayerPlan
-from scaleot_core.config import RunFile, to_toml
+from scaleot_core.config import to_toml
 from scaleot_core.evaluation import Metrics, evaluate
 from scaleot_core.federation.averaging import Aggregation
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.report import Report, ReportedModelPrivacy, Results, write_report
+from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import Record
@@ -156,7 +157,11 @@ def _federate(session: _Session, compressed: _Compressed) -> _Federated:
     initial = attached.state()
     attached.detach()
     settle_data_owners(
-        workspace, compressed.sealed, session.data.partitions, device=run.model.device, policy=_policy(run)
+        workspace,
+        compressed.sealed,
+        session.data.partitions,
+        choices={"device": run.model.device, "gradient_checkpointing": run.federation.gradient_checkpointing},
+        policy=_policy(run),
     )
     write_run(workspace.owner_directory, _run_settings(run, spec, compressed.sealed), initial)
     owners = workspace.data_owner_directories(run.federation.clients)

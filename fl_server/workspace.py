@@ -85,12 +85,13 @@ def settle_data_owners(
     sealed: SealedBundle,
     partitions: Sequence[Sequence[Record]],
     *,
-    device: str,
+    choices: Mapping[str, str | bool],
     policy: Mapping[str, float],
 ) -> None:
     """Gives every data owner an identity, its grant, the model owner's public key, its own text and its own file.
 
-    ``policy`` holds the limits that the data owners set: a simulation's allow what its run file asks for.
+    ``choices`` holds how they compute, as ``device``; ``policy`` the limits that they set: a simulation's allow what
+    its run file asks for.
     """
     for directory, (number, records) in zip(
         workspace.data_owner_directories(len(partitions)), enumerate(partitions), strict=True
@@ -116,7 +117,7 @@ def settle_data_owners(
             "grant": GRANT_FILE,
             "identity_key": IDENTITY_FILE,
             "owner_public_key": OWNER_KEY_FILE,
-            "device": device,
+            **choices,
             "policy": dict(policy),
         }
         (directory / "data-owner.toml").write_text(tomli_w.dumps(own), encoding="utf-8")

@@ -29,6 +29,7 @@ full model, each tensor by its original layer index::
     with plugged_in(full.model, full.layout, spec, adapter) as tuned:              # adapters.plug_in
         evaluate(tuned, full.tokenizer, records, reporter=...)                     # evaluation
 
-``report`` says what came out; ``config`` reads run files and ``cli`` finds the verbs, for the command line alone.
+``report`` says what came out. For the command line alone, ``run_file`` is what a run file may say, ``config`` reads it
+and ``cli`` finds the verbs.
 Importing this package imports nothing heavy: take names from the modules named above.
 """

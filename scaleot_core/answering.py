@@ -91,7 +91,7 @@ def _generate(
         running = [index for index, is_kept in zip(running, is_open, strict=True) if is_kept]
         if not running:
             break
-        kept = torch.tensor(is_open, device=input_ids.device)
+        kept = torch.tensor(is_open)  # on the CPU: the layers of a cache can lie on several devices
         cache.batch_select_indices(kept.nonzero()[:, 0])
         input_ids = _column(next_tokens, input_ids)[kept]
     return [_first_line(tokens, tokenizer) for tokens in generated]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from scaleot_core.cli import run
-from scaleot_core.config import RunFile, read_run_file
+from scaleot_core.config import read_run_file
 from scaleot_core.errors import AssetError, DataError, VerificationError
+from scaleot_core.run_file import RunFile
 
 SCALEOT = Path(sys.executable).with_name("scaleot")
 

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from scaleot_core.config import AdapterSection, FederationSection, RunFile, read_run_file, to_toml
+from scaleot_core.config import read_run_file, to_toml
 from scaleot_core.errors import RunFileError
+from scaleot_core.run_file import AdapterSection, FederationSection, RunFile
 
 
 def write(path: Path, text: str) -> Path:

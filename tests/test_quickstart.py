@@ -13,8 +13,8 @@ import torch
 from fl_server.compress import importance_settings, load_full_model, public_blocks
 from scaleot_core.compression.importance import estimate_importance
 from scaleot_core.compression.importance_store import SHIPPED_DIRECTORY, find_importance, importance_digest
-from scaleot_core.config import RunFile
 from scaleot_core.progress import SilentReporter, terminal_or_log_reporter
+from scaleot_core.run_file import RunFile
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 

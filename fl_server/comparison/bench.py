@@ -18,11 +18,11 @@ from fl_server.data import Data, read_data
 from fl_server.reference import adapter_spec, full_fine_tuned
 from scaleot_core.adapters.plug_in import plugged_in
 from scaleot_core.compression.emulator import Emulator, describe_emulator
-from scaleot_core.config import RunFile
 from scaleot_core.errors import RoundFailedError
 from scaleot_core.evaluation import Metrics, evaluate
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
+from scaleot_core.run_file import RunFile
 from scaleot_core.training.data import Record
 
 Result = dict[str, Any]
@@ -154,7 +154,7 @@ class Bench:
             "train": self._digest_of(run.data.train),
             "validation": validation,
             "adapter": run.adapter.model_dump(),
-            "federation": run.federation.model_dump(),
+            "federation": run.federation.model_dump(exclude={"gradient_checkpointing"}),  # changes no result
         }
 
     def _digest_of(self, source: str) -> str:

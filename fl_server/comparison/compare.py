@@ -12,9 +12,9 @@ from fl_server.comparison.store import ResultStore
 from fl_server.compress import asset_or_path, load_full_model
 from fl_server.data import read_data
 from fl_server.versions import versions
-from scaleot_core.config import RunFile
 from scaleot_core.models.loading import read_layout
 from scaleot_core.progress import Reporter
+from scaleot_core.run_file import RunFile
 
 DEFAULT_FOLDER = Path("scaleot-runs")
 

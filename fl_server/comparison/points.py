@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scaleot_core.config import CompareSection, RunFile, with_settings
+from scaleot_core.config import with_settings
 from scaleot_core.errors import RunFileError
+from scaleot_core.run_file import CompareSection, RunFile
 
 ONE_MODEL = "model: a comparison is of one model; give each model a run file of its own"
 DATA_ALONE = "data"

@@ -26,7 +26,7 @@ class ResultStore:
         stamp = {"format": FORMAT, "versions": dict(versions)}
         try:
             if not (directory / VERSION_FILE).exists():
-                if directory.exists() and any(path.name != RESULTS_FOLDER for path in directory.iterdir()):
+                if directory.exists() and any(_is_foreign(path) for path in directory.iterdir()):
                     raise OutputError(f"{directory} holds something else than a comparison: give --out another one")
                 self._folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(directory / VERSION_FILE, json.dumps(stamp, indent=1).encode())
@@ -56,6 +56,11 @@ class ResultStore:
         result = compute()
         write_atomically(path, json.dumps(result, indent=1).encode())
         return json.loads(json.dumps(result))
+
+
+def _is_foreign(path: Path) -> bool:
+    """Tells whether no comparison made this; another process may be beginning the same one right now."""
+    return path.name not in (RESULTS_FOLDER, VERSION_FILE) and not path.name.startswith(f".{VERSION_FILE}.")
 
 
 def _named(stamp: Mapping[str, Any]) -> str:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from fl_server.workspace import organisation
 from scaleot_core.adapters.adapter import AdapterSpec, AttachedAdapter, attach_adapter
 from scaleot_core.compression.emulator import Emulator
-from scaleot_core.config import RunFile
 from scaleot_core.errors import RoundFailedError
 from scaleot_core.federation.averaging import FederatedMean
 from scaleot_core.federation.cohort import select_cohort
 from scaleot_core.progress import Reporter, SilentReporter
+from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import EncodedExample, Record, encode_for_training
@@ -80,7 +80,13 @@ class _LocalSteps:
         result = train_adapter(
             self.attached,
             examples,
-            LocalTraining(asked.local_steps, asked.batch_size, asked.learning_rate, asked.optimizer),
+            LocalTraining(
+                asked.local_steps,
+                asked.batch_size,
+                asked.learning_rate,
+                asked.optimizer,
+                gradient_checkpointing=asked.gradient_checkpointing,
+            ),
             pad_token_id=self.pad_token_id,
             seed=seed,
             reporter=SilentReporter(),

@@ -230,7 +230,7 @@ def _attach_bottlenecks(model: PreTrainedModel, layout: DecoderLayout, spec: Ada
             originals[path] = model.get_submodule(path)
             wrapped = BottleneckedLinear(
                 originals[path], layout.hidden_size, spec.rank, generator_for(spec.seed, "adapter", f"{index}.{linear}")
-            ).to(model.device)
+            ).to(layout.layer_device(model, index))
             replace_submodule(model, path, wrapped)
             for name, parameter in wrapped.bottleneck.named_parameters():
                 trainable[f"{index}.{linear}.bottleneck.{name}"] = parameter

@@ -18,8 +18,9 @@ def observe_layers(
 ) -> None:
     """Runs the model over ``blocks`` once, and hands ``observe`` what each layer read and wrote in each batch.
 
-    The layers of a batch come in their order. Nothing is kept: the memory is that of one forward pass, whatever the
-    amount of text. The model comes back as it was, without hooks, also after an error.
+    The layers of a batch come in their order, both states on the layer's device. Nothing is kept: the memory is that
+    of one forward pass, whatever the amount of text. The model comes back as it was, without hooks, also after an
+    error.
     """
     hooks = [
         full.layout.layer(full.model, index).register_forward_hook(_hook(index, observe), with_kwargs=True)
@@ -40,6 +41,6 @@ def _hook(index: int, observe: Observer) -> Callable[..., None]:
     def hand_over(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
         x = args[0] if args else kwargs["hidden_states"]
         y = output[0] if isinstance(output, tuple) else output
-        observe(index, x, y)  # type: ignore[arg-type]
+        observe(index, x.to(y.device), y)  # type: ignore[attr-defined, union-attr, arg-type]
 
     return hand_over

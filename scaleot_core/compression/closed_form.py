@@ -48,10 +48,9 @@ def fit_harmonizers(
 
 
 def _collect(full: LanguageModel, blocks: TokenBlocks, batch_size: int, reporter: Reporter) -> list[_Moments]:
-    hidden, device = full.layout.hidden_size, full.model.device
     moments = [
-        _Moments(*(torch.zeros(hidden, hidden, dtype=torch.float64, device=device) for _ in range(2)))
-        for _ in range(full.layout.num_layers)
+        _no_moments(full.layout.hidden_size, full.layout.layer_device(full.model, index))
+        for index in range(full.layout.num_layers)
     ]
 
     def add(index: int, x: HiddenStates, y: HiddenStates) -> None:
@@ -59,6 +58,11 @@ def _collect(full: LanguageModel, blocks: TokenBlocks, batch_size: int, reporter
 
     observe_layers(full, blocks, add, batch_size=batch_size, reporter=reporter, stage="closed form")
     return moments
+
+
+def _no_moments(hidden: int, device: torch.device) -> _Moments:
+    inputs, changes = (torch.zeros(hidden, hidden, dtype=torch.float64, device=device) for _ in range(2))
+    return _Moments(inputs, changes)
 
 
 def _solve(inputs: Tensor, changes: Tensor, directions: int, rank: int) -> tuple[Matrix, Matrix]:

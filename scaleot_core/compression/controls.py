@@ -70,9 +70,10 @@ def activation_changes(
     Raises:
         ModelError: CKA is undefined, because a layer's activations are all alike or not finite.
     """
-    layers, hidden, device = full.layout.num_layers, full.layout.hidden_size, full.model.device
-    angles = [0.0] * layers
-    alignments = [LinearCka(hidden, device) for _ in range(layers)]
+    layout = full.layout
+    angles = [0.0] * layout.num_layers
+    devices = [layout.layer_device(full.model, index) for index in range(layout.num_layers)]
+    alignments = [LinearCka(layout.hidden_size, device) for device in devices]
 
     def add(index: int, x: HiddenStates, y: HiddenStates) -> None:
         angles[index] += float(_angles(x, y).double().sum())

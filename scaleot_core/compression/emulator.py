@@ -28,6 +28,7 @@ from scaleot_core.errors import ModelError
 from scaleot_core.models.families import family_of
 from scaleot_core.models.layout import DecoderLayout, layout_for
 from scaleot_core.models.loading import LanguageModel, load_tokenizer, tokenizer_files
+from scaleot_core.models.placement import gather
 from scaleot_core.shapes import PartIndices, TensorDict
 
 CONFIG_FILE, PLAN_FILE, WEIGHTS_FILE = "config.json", "plan.json", "emulator.safetensors"
@@ -72,7 +73,8 @@ def build_emulator(
     ``harmonizers`` holds ``<index>.down.weight`` and ``<index>.up.weight`` for every replaced layer, as
     ``estimate_importance`` gives them. Adapter layers, embeddings, norms and head are exact copies; ``factorize``
     gives the low-rank maps of kept layers. ``kept_channels`` holds, by original index, the feed-forward channels of
-    every layer that keeps a share of them; they are chosen before the rank is reduced.
+    every layer that keeps a share of them; they are chosen before the rank is reduced. The emulator of a full model
+    that is spread over several devices stands on the first of them.
 
     Source: ScaleOT (Yao et al., 2024), stage 2.
 
@@ -97,6 +99,7 @@ def build_emulator(
             _prune_as_planned(layer, layout, planned, kept_channels)
             compress_layer(layer, layout, planned, factorize)
     _share_weights(model, layout, plan)
+    gather(model, device)
     model.eval().requires_grad_(False)
     return Emulator(model, full.tokenizer, layout, plan, harmonizer_rank)
 
@@ -110,7 +113,7 @@ def describe_emulator(emulator: Emulator, full: LanguageModel) -> EmulatorReport
         parameters += tensor.numel()
         size_bytes += tensor.numel() * tensor.element_size()
         if name in original:
-            verbatim += verbatim_count(tensor, original[name])
+            verbatim += verbatim_count(tensor, original[name].to(tensor.device))
     harmonizers = (emulator.layout.layer(emulator.model, i) for i in emulator.plan.indices(LayerRole.REPLACED))
     trained = sum(tensor.numel() for harmonizer in harmonizers for tensor in harmonizer.parameters())
     return EmulatorReport(parameters, size_bytes, parameters / full_size, verbatim / full_size, trained / full_size)

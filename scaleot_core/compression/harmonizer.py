@@ -30,10 +30,11 @@ class Harmonizer(nn.Module):
     def forward(
         self, hidden_states: HiddenStates, *args: object, **kwargs: object
     ) -> HiddenStates | tuple[HiddenStates, None]:
-        """Returns the harmonized hidden states; of the other arguments only a cache is looked at."""
+        """Returns the harmonized hidden states, where they came from; of the other arguments only a cache is read."""
         count_tokens(hidden_states, self._layer_index, (*args, *kwargs.values()))
-        inner = torch.relu(self.down(hidden_states.to(self.down.weight.dtype)))
-        output = hidden_states + self.up(inner).to(hidden_states.dtype)
+        weight = self.down.weight
+        inner = torch.relu(self.down(hidden_states.to(weight.device, weight.dtype)))
+        output = hidden_states + self.up(inner).to(hidden_states.device, hidden_states.dtype)
         return (output, None) if self._returns_tuple else output
 
 

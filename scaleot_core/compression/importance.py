@@ -125,7 +125,7 @@ def estimate_importance(
     with swappable, reporter.stage("importance", steps=settings.steps) as stage:
         for step in range(1, settings.steps + 1):
             replaced = sample_replaced(scores, settings.group_size, settings.regroup, policy)
-            losses.append(_train_step(swappable, replaced, next(train), optimizer, settings.hidden_state_weight))
+            losses.append(train_step(swappable, replaced, next(train), optimizer, settings.hidden_state_weight))
             schedule.step()
             if step % settings.score_every_steps == 0:
                 candidates = _distinct_candidates(scores, settings, policy)
@@ -178,7 +178,9 @@ class SwappableLayers:
     def __init__(self, full: LanguageModel, settings: ImportanceSettings) -> None:
         self._full, self._layout = full, full.layout
         self._layers = [full.layout.layer(full.model, index) for index in range(full.layout.num_layers)]
-        self.harmonizers = _fresh_harmonizers(full.layout, settings).to(full.model.device)
+        self.harmonizers = _fresh_harmonizers(full.layout, settings)
+        for index, harmonizer in enumerate(self.harmonizers):
+            harmonizer.to(full.layout.layer_device(full.model, index))
 
     def __enter__(self) -> "SwappableLayers":
         return self
@@ -244,13 +246,14 @@ def _fresh_harmonizers(layout: DecoderLayout, settings: ImportanceSettings) -> n
         )
 
 
-def _train_step(
+def train_step(
     swappable: SwappableLayers,
     replaced: frozenset[int],
     batch: TokenBlocks,
     optimizer: torch.optim.Optimizer,
     hidden_state_weight: float,
 ) -> float:
+    """Takes one step of gradient descent on the harmonizers of the layers ``replaced``; returns the loss before it."""
     optimizer.zero_grad(set_to_none=True)
     if hidden_state_weight:
         loss = swappable.loss_with_hidden_states(replaced, batch, hidden_state_weight)

@@ -27,6 +27,6 @@ def relative_distance(target: HiddenStates, states: HiddenStates) -> Tensor:
 
     Source: Xiao, Lin, Han (2023, arXiv 2302.04870), the distillation loss of offsite-tuning.
     """
-    reference = target.detach().float()
+    reference = target.detach().to(states.device, torch.float32)
     rms = reference.square().mean().sqrt()
     return ((reference - states.float()) / rms).square().mean()

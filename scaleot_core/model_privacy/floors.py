@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from scaleot_core.evaluation import Metrics, evaluate
 from scaleot_core.models.loading import LanguageModel
+from scaleot_core.models.placement import place_like
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import derive_seed
 from scaleot_core.training.data import ChoiceRecord, Record
@@ -71,7 +72,7 @@ def random_initialisation(full: LanguageModel, seed: int) -> LanguageModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "random initialisation"))
         model = AutoModelForCausalLM.from_config(config, dtype=full.model.dtype)
-    return replace(full, model=model.to(full.model.device).eval().requires_grad_(False), digest="")
+    return replace(full, model=place_like(model, full.model).eval().requires_grad_(False), digest="")
 
 
 def measure_floors(full: LanguageModel, records: Sequence[Record], *, seed: int, reporter: Reporter) -> Floors:

@@ -1,7 +1,9 @@
 """A family's table row bound to one model's configuration: how its parts are addressed by original layer index."""
 
 from dataclasses import dataclass
+from itertools import chain
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig
 
@@ -37,6 +39,10 @@ class DecoderLayout:
     def layer(self, model: nn.Module, index: int) -> nn.Module:
         """Returns what stands at this original index: the layer, or what an emulator put in its place."""
         return model.get_submodule(self.layer_path(index))
+
+    def layer_device(self, model: nn.Module, index: int) -> torch.device:
+        """Returns where the layer with this original index lies; one that holds nothing is where the model begins."""
+        return next(chain(self.layer(model, index).parameters(), model.parameters())).device
 
     def replace_layer(self, model: nn.Module, index: int, replacement: nn.Module) -> None:
         """Puts ``replacement`` at this original index of ``model``."""

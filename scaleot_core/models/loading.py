@@ -2,18 +2,28 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from scaleot_core.errors import ModelError
 from scaleot_core.models.families import family_of
 from scaleot_core.models.layout import DecoderLayout, layout_for
-from scaleot_core.models.memory import check_memory
+from scaleot_core.models.memory import check_memory, free_bytes
+from scaleot_core.models.placement import plan_placement
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
@@ -33,10 +43,13 @@ class LanguageModel:
     """SHA-256, in hex, over the names and bytes of the configuration and weight files."""
 
 
-def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device) -> LanguageModel:
+def load_model(
+    directory: Path, *, dtype: torch.dtype, device: torch.device, spare_devices: Sequence[torch.device] = ()
+) -> LanguageModel:
     """Loads the model of a directory with ``config.json``, safetensors weights and ``tokenizer.json``.
 
-    Pickled weights are refused, code in the directory is never run, and nothing is asked of a hub.
+    Pickled weights are refused, code in the directory is never run, and nothing is asked of a hub. Where ``device``
+    has not room for the model twice, decoder layers go to ``spare_devices``, CUDA devices as ``device`` is, too.
 
     Raises:
         ModelError: the directory, its configuration, weights or tokenizer are missing, of a kind that is
@@ -44,14 +57,23 @@ def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device) -> 
     """
     family_of(_model_type(directory))
     weights = _weight_files(directory)
-    check_memory(weights, dtype=dtype, device=device)
+    devices = (device, *spare_devices)
+    check_memory(weights, dtype=dtype, devices=devices)
+    device_map = _device_map(directory, dtype, devices) if spare_devices else None
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            directory,
+            dtype=dtype,
+            device_map=device_map,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"the model in {directory} cannot be loaded: {error}") from error
-    model.to(device).eval().requires_grad_(False)
+    if device_map is None:
+        model.to(device)
+    model.eval().requires_grad_(False)
     tokenizer = load_tokenizer(_tokenizer_paths(directory))
     template = directory / CHAT_TEMPLATE_FILE
     if template.is_file():
@@ -66,11 +88,24 @@ def read_layout(directory: Path) -> DecoderLayout:
     Raises:
         ModelError: the configuration is missing, malformed, or of an unknown family.
     """
-    family_of(_model_type(directory))
-    try:
-        return layout_for(AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"{directory / 'config.json'} cannot be read: {error}") from error
+    return layout_for(_read_config(directory))
+
+
+def random_model(directory: Path, *, dtype: torch.dtype, device: torch.device) -> LanguageModel:
+    """Returns a model of the directory's ``config.json`` with random weights: good for measuring speed, and no more.
+
+    No other file is read; the tokenizer knows a single token.
+
+    Raises:
+        ModelError: the configuration is missing, malformed, or of an unknown family.
+    """
+    config = _read_config(directory)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    special = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "?")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"?": 0})), **special)
+    return LanguageModel(model.to(device).eval().requires_grad_(False), tokenizer, layout_for(config), digest="")
 
 
 def load_tokenizer(files: dict[str, Path]) -> PreTrainedTokenizerFast:
@@ -104,6 +139,24 @@ def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
         "tokenizer.json": tokenizer.backend_tokenizer.to_str(),
         "tokenizer_config.json": json.dumps(settings, sort_keys=True),
     }
+
+
+def _read_config(directory: Path) -> PretrainedConfig:
+    family_of(_model_type(directory))
+    try:
+        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"{directory / 'config.json'} cannot be read: {error}") from error
+
+
+def _device_map(directory: Path, dtype: torch.dtype, devices: Sequence[torch.device]) -> dict[str, int] | None:
+    """Returns which CUDA device, by its index, each part of the model goes to; ``None``: all to the first."""
+    config = _read_config(directory)
+    with init_empty_weights():
+        empty = AutoModelForCausalLM.from_config(config)
+    free = [free_bytes(device) for device in devices]
+    placement = plan_placement(empty, layout_for(config), dtype=dtype, free_bytes=free)
+    return placement and {name: devices[number].index for name, number in placement.items()}
 
 
 def _model_type(directory: Path) -> str:

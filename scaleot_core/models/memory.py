@@ -15,19 +15,19 @@ _MAX_HEADER_BYTES = 100 << 20
 """The safetensors library's own bound."""
 
 
-def check_memory(weights: Sequence[Path], *, dtype: torch.dtype, device: torch.device) -> None:
-    """Checks that the weights in these safetensors files, as ``dtype``, fit in the device's free memory.
+def check_memory(weights: Sequence[Path], *, dtype: torch.dtype, devices: Sequence[torch.device]) -> None:
+    """Checks that the weights in these safetensors files, as ``dtype``, fit in the devices' free memory together.
 
     Raises:
         ModelError: they do not, with both numbers; or a file has no readable header.
     """
     needed = sum(_parameters(path) for path in weights) * dtype.itemsize
-    free = _free_bytes(device)
+    free = sum(free_bytes(device) for device in devices)
     if needed > free:
         raise ModelError(
             f"the model in {weights[0].parent} needs {needed / 1e9:.1f} GB as {str(dtype).removeprefix('torch.')} for "
-            f"its weights alone, and {free / 1e9:.1f} GB are free on {device.type}: take a machine with more memory, "
-            'a smaller model, or model.dtype = "bfloat16"'
+            f"its weights alone, and {free / 1e9:.1f} GB are free on {devices[0].type}: take a machine with more "
+            'memory, a smaller model, or model.dtype = "bfloat16"'
         )
 
 
@@ -42,7 +42,8 @@ def _parameters(path: Path) -> int:
         raise ModelError(f"{path} is no readable safetensors file: {error!r}") from error
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Returns the memory of a device that nothing holds, in bytes."""
     if device.type == "cuda":
-        return sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
+        return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)

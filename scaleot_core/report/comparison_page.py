@@ -7,14 +7,15 @@ from pathlib import Path
 from scaleot_core.errors import OutputError
 from scaleot_core.report.comparison import ComparedRow, Comparison, best_row, floors
 from scaleot_core.report.comparison_phrases import (
+    DELTA_NOTE,
     PLUG_IN_COLUMN,
     TEXT_COLUMNS,
     cells,
     failure_lines,
     finding,
+    floor_text,
     limits,
     settings_line,
-    spread_text,
     task_line,
 )
 from scaleot_core.report.comparison_plots import (
@@ -67,15 +68,13 @@ def comparison_page(comparison: Comparison) -> str:
 
 
 def _task(task: str, rows: tuple[ComparedRow, ...]) -> str:
-    note = (
-        "Delta: plug-in minus emulator tuned, seed by seed. Verbatim share: what of the full model leaves bit for bit."
-    )
+    notes = f"{_sentence(DELTA_NOTE)} Verbatim share: what of the full model leaves bit for bit."
     parts = [
         f"<h2>{escape(task)}</h2>",
         f"<p>{_sentence(finding(rows))}</p>",
         _floors(rows),
         _rows(rows),
-        f'<p class="small">{_sentence(task_line(rows))} {note}</p>',
+        f'<p class="small">{_sentence(task_line(rows))} {notes}</p>',
         html_list(failure_lines(rows)),
         *_plots([alpha_plot(rows), beta_plot(rows), front_plot(rows)]),
     ]
@@ -85,7 +84,7 @@ def _task(task: str, rows: tuple[ComparedRow, ...]) -> str:
 def _floors(rows: tuple[ComparedRow, ...]) -> str:
     shown = "".join(
         f"<tr><th>{MODEL_TITLES[floor.model]}</th>"
-        f'<td class="number">{spread_text(floor.spread, rows[0].measure, deviation=floor.model != "zero_shot")}</td>'
+        f'<td class="number">{floor_text(floor, rows[0].measure)}</td>'
         f"<td>{escape(settings_line(floor.labels))}</td></tr>"
         for floor in floors(rows)
     )

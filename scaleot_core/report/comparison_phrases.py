@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scaleot_core.report.comparison import ComparedRow, Comparison, Spread, best_row
+from scaleot_core.report.comparison import ComparedRow, Comparison, Floor, Spread, best_row
 from scaleot_core.report.document import MODEL_TITLES
-from scaleot_core.report.phrases import counted, percent
+from scaleot_core.report.phrases import MEASURES, counted, percent, points
 
 PLUG_IN_COLUMN = MODEL_TITLES["plug_in"]
 
@@ -21,10 +21,7 @@ SETTING_TITLES = {
 }
 """The paper's letters by the run file's key; every other setting has its key for a name."""
 
-MEASURE_TITLES = {"accuracy": "accuracy, %", "perplexity": "perplexity (less is better)"}
-
-_SCALES = {"accuracy": (100, 1), "perplexity": (1, 2)}
-"""By measure: factor and decimals."""
+DELTA_NOTE = "delta: plug-in minus emulator tuned, seed by seed"
 
 _DIFFERS_WITH_THE_SEED = ("emulator_tuned", "plug_in", "full_fine_tuning")
 
@@ -53,9 +50,13 @@ def headline_text(row: ComparedRow, model: str) -> str:
 
 def spread_text(spread: Spread, measure: str, *, deviation: bool = True, sign: str = "") -> str:
     """Returns a mean in the unit of its measure, with its deviation where there is one to show."""
-    factor, decimals = _SCALES[measure]
-    shown = spread.deviation if deviation else None
-    return f"{factor * spread.mean:{sign}.{decimals}f}" + ("" if shown is None else f" ± {factor * shown:.{decimals}f}")
+    reads, shown = MEASURES[measure], spread.deviation if deviation else None
+    return reads.text(spread.mean, sign=sign) + ("" if shown is None else f" ± {reads.text(shown)}")
+
+
+def floor_text(floor: Floor, measure: str) -> str:
+    """Returns the figure of a floor, with its deviation where the seed makes a difference to that model."""
+    return spread_text(floor.spread, measure, deviation=floor.model in _DIFFERS_WITH_THE_SEED)
 
 
 def setting_text(value: Any) -> str:
@@ -79,7 +80,7 @@ def task_line(rows: Sequence[ComparedRow]) -> str:
     """Says what one task's figures are."""
     seeds = len(rows[0].seeds)
     spread = f"± one standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no deviations"
-    return f"{MEASURE_TITLES[rows[0].measure]}, on {counted(rows[0].examples, 'held-out example')}; {spread}"
+    return f"{MEASURES[rows[0].measure].axis_title}, on {counted(rows[0].examples, 'held-out example')}; {spread}"
 
 
 def failure_lines(rows: Sequence[ComparedRow]) -> list[str]:
@@ -142,7 +143,7 @@ def _examples_limit(rows: Sequence[ComparedRow]) -> str | None:
     error = math.sqrt(best.quality * (1 - best.quality) / best.examples)
     limit = (
         f"{best.task}: {counted(best.examples, 'held-out example')} alone leave an accuracy of {percent(best.quality)} "
-        f"uncertain by {100 * error:.1f} points (one standard error), whatever the seeds agree on"
+        f"uncertain by {points(error)} (one standard error), whatever the seeds agree on"
     )
     whole = sum(row.quality is not None for row in rows)
     chosen = f", and the best of {whole} rows was chosen on these same examples" if whole > 1 else ""
@@ -181,9 +182,8 @@ _MUST_EXCEED = ("zero_shot", "emulator_tuned")
 
 def _not_above(rows: Sequence[ComparedRow], model: str) -> int:
     pairs = [(row, row.headline("plug_in"), row.headline(model)) for row in rows]
-    signs = {"accuracy": 1, "perplexity": -1}
     return sum(
-        signs[row.measure] * (plug_in.mean - other.mean) <= 0
+        (plug_in.mean <= other.mean if MEASURES[row.measure].is_share else plug_in.mean >= other.mean)
         for row, plug_in, other in pairs
         if plug_in is not None and other is not None
     )

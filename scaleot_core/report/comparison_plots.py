@@ -11,9 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from scaleot_core.report.comparison import ComparedRow, Comparison, distinguishing_labels, front_rows
-from scaleot_core.report.comparison_phrases import MEASURE_TITLES, SETTING_TITLES, row_name, settings_line
+from scaleot_core.report.comparison_phrases import SETTING_TITLES, row_name, settings_line
 from scaleot_core.report.document import MODEL_TITLES
-from scaleot_core.report.svg import MODEL_COLOURS, PALETTE, plot_style, svg
+from scaleot_core.report.phrases import MEASURES
+from scaleot_core.report.svg import GREY, MODEL_COLOURS, PALETTE, WIDTH_INCHES, legend, plot_style, svg
 
 ALPHA, BETA = "emulator.replaced_layer_share", "emulator.removed_rank_share"
 RANK_TARGET = "emulator.rank_target"
@@ -21,9 +22,6 @@ RANK_TARGET = "emulator.rank_target"
 _SWEPT_MODELS = ("plug_in", "emulator_tuned", "emulator_zero_shot")
 _FLOORS = ("zero_shot", "full_fine_tuning")
 _RANK_TARGET_TITLES = {"attention": "rank of attention", "ffn": "rank of the FFN", "both": "rank of both"}
-_FACTORS = {"accuracy": 100, "perplexity": 1}
-_FRONT_COLOUR = "#999999"
-_WIDTH = 7.6
 
 
 @dataclass(frozen=True)
@@ -64,17 +62,17 @@ def front_plot(rows: Sequence[ComparedRow]) -> CaptionedPlot | None:
     if len({row.verbatim_share for row in shown}) < 2:
         return None
     with plot_style():
-        figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, 3.4), layout="constrained")
         axes = figure.subplots()
         front, colours = front_rows(rows), _builder_colours(rows)
-        axes.step(_verbatim(front), _means(front, "plug_in"), "--", where="post", color=_FRONT_COLOUR, linewidth=1)
+        axes.step(_verbatim(front), _means(front, "plug_in"), "--", where="post", color=GREY, linewidth=1)
         for row in shown:
             _draw_dot(axes, row, colours[row.builder], is_filled=row in front)
         axes.set_xlabel("verbatim share, % of the full model (less gives away less)")
-        axes.set_ylabel(f"plug-in: {MEASURE_TITLES[rows[0].measure]}")
+        axes.set_ylabel(f"plug-in: {MEASURES[rows[0].measure].axis_title}")
         axes.grid(alpha=0.3)
         _scale_measure(axes, rows[0].measure, _means(shown, "plug_in"))
-        _legend(figure, [*_markers(colours), _dashes("Pareto front", _FRONT_COLOUR)])
+        legend(figure, [*_markers(colours), _dashes("Pareto front", GREY)])
         names = "; ".join(row_name(row) for row in front)
         caption = (
             f"Quality against what leaves unchanged. On the front (filled), the least share first: {names or 'no row'}."
@@ -91,7 +89,7 @@ def importance_plot(comparison: Comparison) -> CaptionedPlot | None:
     if not groups:
         return None
     with plot_style():
-        figure = Figure(figsize=(_WIDTH, 0.6 + 1.8 * len(groups)), layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, 0.6 + 1.8 * len(groups)), layout="constrained")
         panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (scores, rows) in zip(panels, groups.items(), strict=True):
             axes.bar(range(len(scores)), scores, color=MODEL_COLOURS["emulator_tuned"])
@@ -111,7 +109,7 @@ def cost_plot(comparison: Comparison) -> CaptionedPlot | None:
     if len(colours) < 2:
         return None
     with plot_style():
-        figure = Figure(figsize=(_WIDTH, 0.8 + 0.35 * len(colours)), layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, 0.8 + 0.35 * len(colours)), layout="constrained")
         axes = figure.subplots()
         for builder, colour in colours.items():
             seconds = [row.stage_one_seconds or math.nan for row in _of(known, builder)]
@@ -132,18 +130,18 @@ def _sweep_plot(rows: Sequence[ComparedRow], key: str, label: str, panels_of: st
         return None
     with plot_style():
         grid = _grid(rows, panels_of)
-        figure = Figure(figsize=(_WIDTH, 0.9 + 2.2 * len(grid)), layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, 0.9 + 2.2 * len(grid)), layout="constrained")
         subplots = figure.subplots(len(grid), len(grid[0]), sharex=True, sharey=True, squeeze=False)
         for line_of_axes, panels in zip(subplots, grid, strict=True):
             for axes, panel in zip(line_of_axes, panels, strict=True):
                 _draw_panel(axes, panel, key, rows[0])
-            line_of_axes[0].set_ylabel(MEASURE_TITLES[rows[0].measure])
+            line_of_axes[0].set_ylabel(MEASURES[rows[0].measure].axis_title)
         means = [mean for model in _SWEPT_MODELS for mean in _means(rows, model)]
         _scale_measure(subplots[0, 0], rows[0].measure, means)
         figure.supxlabel(label, fontsize=10)
         colours = {line.label: line.colour for line in grid[0][0].lines}
         floors = [_dashes(MODEL_TITLES[model], MODEL_COLOURS[model]) for model in _FLOORS if rows[0].headline(model)]
-        _legend(figure, [*_markers(colours), *floors])
+        legend(figure, [*_markers(colours), *floors])
         held = f"; the rest fixed at {settings_line(fixed)}" if fixed else ""
         title = SETTING_TITLES[key]
         return CaptionedPlot(svg(figure), f"Plug-in and emulator against {title}, ± one standard deviation{held}.")
@@ -227,13 +225,13 @@ def _verbatim(rows: Sequence[ComparedRow]) -> list[float]:
 def _means(rows: Sequence[ComparedRow], model: str) -> list[float]:
     """Returns the mean headline figures of the rows that have one, in the unit of the plots."""
     spreads = [(row.measure, row.headline(model)) for row in rows]
-    return [_FACTORS[measure] * spread.mean for measure, spread in spreads if spread is not None]
+    return [MEASURES[measure].factor * spread.mean for measure, spread in spreads if spread is not None]
 
 
 def _deviations(rows: Sequence[ComparedRow], model: str) -> list[float]:
     """Returns the deviations of the same rows, 0 where one seed has none."""
     spreads = [(row.measure, row.headline(model)) for row in rows]
-    return [_FACTORS[measure] * (spread.deviation or 0.0) for measure, spread in spreads if spread is not None]
+    return [MEASURES[measure].factor * (spread.deviation or 0.0) for measure, spread in spreads if spread is not None]
 
 
 def _scale_measure(axes: Any, measure: str, means: Sequence[float]) -> None:
@@ -256,7 +254,3 @@ def _markers(colours: Mapping[str, str]) -> list[Line2D]:
 
 def _dashes(label: str, colour: str) -> Line2D:
     return Line2D([], [], color=colour, linestyle="--", label=label)
-
-
-def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False, fontsize=9)

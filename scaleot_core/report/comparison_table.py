@@ -7,13 +7,14 @@ from rich.text import Text
 
 from scaleot_core.report.comparison import ComparedRow, Comparison, best_row, floors
 from scaleot_core.report.comparison_phrases import (
+    DELTA_NOTE,
     PLUG_IN_COLUMN,
     TEXT_COLUMNS,
     cells,
     failure_lines,
     finding,
+    floor_text,
     settings_line,
-    spread_text,
     task_line,
 )
 from scaleot_core.report.document import MODEL_TITLES
@@ -29,7 +30,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         for line in (*failure_lines(rows), finding(rows)):
             console.print(Text(line))
         console.print()
-    console.print(Text("delta: plug-in minus emulator tuned, seed by seed. Full precision: --json and table.json."))
+    console.print(Text(f"{DELTA_NOTE}. Full precision: --json and table.json."))
 
 
 def _floors(rows: tuple[ComparedRow, ...]) -> Table:
@@ -38,8 +39,7 @@ def _floors(rows: tuple[ComparedRow, ...]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column()
     for floor in floors(rows):
-        text = spread_text(floor.spread, rows[0].measure, deviation=floor.model == "full_fine_tuning")
-        table.add_row(MODEL_TITLES[floor.model], text, Text(settings_line(floor.labels)))
+        table.add_row(MODEL_TITLES[floor.model], floor_text(floor, rows[0].measure), Text(settings_line(floor.labels)))
     return table
 
 

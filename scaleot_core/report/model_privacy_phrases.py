@@ -5,7 +5,7 @@ from scaleot_core.model_privacy.disclosure import DisclosureLevel
 from scaleot_core.model_privacy.strong_emulator import StrongEmulator
 from scaleot_core.report.document import Report
 from scaleot_core.report.model_privacy import gap_between
-from scaleot_core.report.phrases import counted, percent
+from scaleot_core.report.phrases import counted, percent, points
 
 _LEVELS = {
     DisclosureLevel.EXACT: "exact",
@@ -24,9 +24,7 @@ def gap_line(report: Report) -> str:
 def floors_line(report: Report) -> str:
     """Says what is reached without the full model."""
     floors = report.model_privacy.floors
-    random = floors.random_initialisation
-    figures = "" if random.accuracy is None else f"{percent(random.accuracy)}, "
-    line = f"random weights {figures}loss {random.loss:.3f}"
+    line = f"random weights {_figures(floors.random_initialisation)}"
     return line if floors.majority is None else f"most frequent answer {percent(floors.majority.accuracy)}, {line}"
 
 
@@ -40,10 +38,10 @@ def strong_emulator_line(report: Report) -> str:
 
 def healing_line(report: Report) -> str:
     """Says what public text gives back of the full model at the largest budget, or how to measure it."""
-    points = report.model_privacy.healing
-    if not points:
+    healing = report.model_privacy.healing
+    if not healing:
         return "not measured: set model_privacy.healing_steps"
-    last = points[-1]
+    last = healing[-1]
     shares = [(last.recovered.accuracy, "accuracy"), (last.recovered.loss, "loss")]
     shown = [f"{percent(share) if share > 0 else 'none'} of the {name}" for share, name in shares if share is not None]
     recovered = " and ".join(shown) if shown else "nothing: the full model is not above the floors"
@@ -75,10 +73,13 @@ def disclosure_warning(report: Report) -> str | None:
 
 
 def _tuned(report: Report, strong: StrongEmulator) -> str:
-    metrics = strong.metrics
-    figures = "" if metrics.accuracy is None else f"{percent(metrics.accuracy)}, "
-    ahead = _ahead(report.results.plug_in, metrics)
-    return f"{counted(len(strong.losses), 'step')}: {figures}loss {metrics.loss:.3f}; the plug-in is {ahead}"
+    ahead = _ahead(report.results.plug_in, strong.metrics)
+    return f"{counted(len(strong.losses), 'step')}: {_figures(strong.metrics)}; the plug-in is {ahead}"
+
+
+def _figures(metrics: Metrics) -> str:
+    loss = f"loss {metrics.loss:.3f}"
+    return loss if metrics.accuracy is None else f"{percent(metrics.accuracy)}, {loss}"
 
 
 def _ahead(plug_in: Metrics, other: Metrics) -> str:
@@ -86,4 +87,4 @@ def _ahead(plug_in: Metrics, other: Metrics) -> str:
     losses = f"{abs(gap.loss):.3f} in loss {'ahead' if gap.loss >= 0 else 'behind'}"
     if gap.accuracy is None:
         return losses
-    return f"{abs(100 * gap.accuracy):.1f} points {'ahead' if gap.accuracy >= 0 else 'behind'} and {losses}"
+    return f"{points(abs(gap.accuracy))} {'ahead' if gap.accuracy >= 0 else 'behind'} and {losses}"

@@ -1,11 +1,9 @@
 """The report as one HTML page that needs nothing else: no script, no font, no image from elsewhere."""
 
-import json
-from collections.abc import Mapping
 from html import escape
-from typing import Any
 
 from scaleot_core.report.document import MODEL_TITLES, Report
+from scaleot_core.report.html import html_list, html_page, html_pairs, html_plot, html_settings
 from scaleot_core.report.model_privacy_phrases import (
     disclosure_line,
     disclosure_warning,
@@ -30,21 +28,7 @@ from scaleot_core.report.phrases import (
 )
 from scaleot_core.report.plots import healing_plot, layers_plot, results_plot, rounds_plot
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 52rem; margin: 2rem auto;
-  padding: 0 1rem }
-h1 { font-size: 1.5rem; line-height: 1.25 } h2 { font-size: 1.15rem; margin-top: 2.2rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .95rem }
-th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top } th { font-weight: 600;
-  white-space: nowrap } td { overflow-wrap: anywhere }
-thead th { border-bottom: 1px solid #999 } .number { text-align: right } .plug-in td { font-weight: 700 }
-figure { margin: 1rem 0 } figure svg { width: 100%; height: auto } figcaption, .small { color: #555; font-size: .9rem }
-.limits { background: #fff7e6; border-left: 4px solid #e69f00; padding: .2rem 1rem }
-.settings { columns: 2 } pre { break-inside: avoid; margin: 0 0 .8rem; white-space: pre-wrap }
-.scroll { overflow-x: auto } pre { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere }
-"""
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_ROUNDS_CAPTION = "Mean training loss of the clients on the emulator, weighted by their examples."
 
 
 def page(report: Report) -> str:
@@ -53,37 +37,29 @@ def page(report: Report) -> str:
         f"{report.config['model']['source']} tuned by {counted(report.config['federation']['clients'], 'data owner')}"
     )
     parts = [
-        f"<h1>{escape(title)}</h1>",
         _results(report),
-        _list(findings(report)),
-        _plot(results_plot(report), "The five models on the same held-out examples."),
+        html_list(findings(report)),
+        html_plot(results_plot(report), "The five models on the same held-out examples."),
         "<h2>What this does not show</h2>",
-        f'<div class="limits">{_list(_limits(report))}</div>',
+        f'<div class="limits">{html_list(_limits(report))}</div>',
         "<h2>The emulator: what the data owners received</h2>",
         f"<p>{escape(emulator_line(report))}; harmonizers are {percent(report.emulator.trained_share)}.</p>",
-        _plot(layers_plot(report), _layers_caption(report)),
+        html_plot(layers_plot(report), _layers_caption(report)),
         "<h2>Model privacy: what can be made of the emulator</h2>",
         _model_privacy(report),
         "<h2>The rounds</h2>",
         f"<p>Each client: {escape(traffic_line(report))}.</p>",
-        _plot(rounds_plot(report), "Mean training loss of the clients on the emulator, weighted by their examples."),
+        html_plot(rounds_plot(report), _ROUNDS_CAPTION),
         _rounds(report),
         "<h2>Seal, time and memory</h2>",
-        _pairs(_costs(report)),
+        html_pairs(_costs(report)),
         "<h2>Settings</h2>",
         '<p class="small">The resolved run file. On one machine, with the same versions, a CPU repeats it exactly.</p>',
-        _settings(report.config),
+        html_settings(report.config),
         "<h2>Versions</h2>",
-        _pairs(report.versions),
+        html_pairs(report.versions),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>ScaleOT: {escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+    return html_page(title, parts)
 
 
 def _results(report: Report) -> str:
@@ -126,7 +102,7 @@ def _layers_caption(report: Report) -> str:
 
 
 def _model_privacy(report: Report) -> str:
-    figures = _pairs(
+    figures = html_pairs(
         {
             "verbatim share": f"{percent(report.emulator.verbatim_share)} of the full model's parameters",
             "gap": gap_line(report),
@@ -144,7 +120,7 @@ def _model_privacy(report: Report) -> str:
         "What tuning the emulator on public text gives back: 0 is the floor (of the accuracy the higher one, of the "
         "loss that of random weights), 1 the full model zero-shot."
     )
-    return shown + figures + _plot(healing_plot(report.model_privacy.healing), caption)
+    return shown + figures + html_plot(healing_plot(report.model_privacy.healing), caption)
 
 
 def _rounds(report: Report) -> str:
@@ -171,26 +147,3 @@ def _costs(report: Report) -> dict[str, str]:
         "seconds": seconds_line(report),
         "peak memory": megabytes(report.peak_memory_bytes),
     }
-
-
-def _settings(config: Mapping[str, Any]) -> str:
-    blocks = []
-    for name, value in config.items():
-        lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}"]
-        if isinstance(value, Mapping):
-            lines = [f"[{name}]", *(f"{key} = {json.dumps(inner, ensure_ascii=False)}" for key, inner in value.items())]
-        blocks.append(f"<pre>{escape(chr(10).join(lines))}</pre>")
-    return f'<div class="settings">{"".join(blocks)}</div>'
-
-
-def _pairs(values: Mapping[str, str]) -> str:
-    rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in values.items())
-    return f"<table>{rows}</table>"
-
-
-def _list(items: list[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
-
-
-def _plot(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -1,6 +1,7 @@
 """How figures read: the words that the table and the page share."""
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
 
 from scaleot_core.evaluation import Metrics
 from scaleot_core.report.document import Report, accuracy_error
@@ -14,22 +15,52 @@ RUNNERS = {
 }
 """Who could run each of the five models in earnest."""
 
-_MEASURES = {
-    "loss": ("loss", 1, 4),
-    "perplexity": ("perplexity", 1, 2),
-    "accuracy": ("accuracy %", 100, 1),
-    "accuracy_norm": ("acc_norm %", 100, 1),
-    "f1": ("F1 %", 100, 1),
+
+@dataclass(frozen=True)
+class Measure:
+    """How one measure of a model reads."""
+
+    name: str
+    is_share: bool
+    """From 0 to 1 and more is better, shown in percent; of every other measure less is better."""
+    decimals: int
+
+    @property
+    def factor(self) -> int:
+        """What a value is multiplied by to be shown."""
+        return 100 if self.is_share else 1
+
+    @property
+    def title(self) -> str:
+        """The head of a column."""
+        return f"{self.name} %" if self.is_share else self.name
+
+    @property
+    def axis_title(self) -> str:
+        """The words beside an axis."""
+        return f"{self.name}, %" if self.is_share else f"{self.name} (less is better)"
+
+    def text(self, value: float, *, sign: str = "") -> str:
+        """Returns a value as it is shown; with the sign "+" it always has one."""
+        return f"{self.factor * value:{sign}.{self.decimals}f}"
+
+
+MEASURES = {
+    "loss": Measure("loss", is_share=False, decimals=4),
+    "perplexity": Measure("perplexity", is_share=False, decimals=2),
+    "accuracy": Measure("accuracy", is_share=True, decimals=1),
+    "accuracy_norm": Measure("acc_norm", is_share=True, decimals=1),
+    "f1": Measure("F1", is_share=True, decimals=1),
 }
-"""By the name in ``Metrics``: title, factor and decimals."""
+"""By the name in ``Metrics``."""
 
 
 def columns(report: Report) -> dict[str, str]:
     """Returns the titles of the measures that any of the five models has, by their name in ``Metrics``."""
     measured = report.results.measured().values()
     return {
-        name: title
-        for name, (title, _, _) in _MEASURES.items()
+        name: measure.title
+        for name, measure in MEASURES.items()
         if any(getattr(metrics, name) is not None for metrics in measured)
     }
 
@@ -39,9 +70,8 @@ def figure(metrics: Metrics, name: str) -> str:
     value = getattr(metrics, name)
     if value is None:
         return ""
-    _, factor, decimals = _MEASURES[name]
-    error = accuracy_error(metrics) if name == "accuracy" else None
-    return f"{factor * value:.{decimals}f}" + (f" ± {100 * error:.1f}" if error is not None else "")
+    measure, error = MEASURES[name], accuracy_error(metrics) if name == "accuracy" else None
+    return measure.text(value) + ("" if error is None else f" ± {measure.text(error)}")
 
 
 def findings(report: Report) -> list[str]:
@@ -98,6 +128,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def points(difference: float, *, sign: str = "") -> str:
+    """Returns a difference of two shares in percentage points; with the sign "+" it always has one."""
+    return f"{100 * difference:{sign}.1f} points"
+
+
 def megabytes(size_bytes: int) -> str:
     """Returns a size in megabytes of a million bytes, in kilobytes where it is small."""
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1_000_000 else f"{size_bytes / 1e3:.1f} kB"
@@ -112,12 +147,7 @@ def _comparison(plug_in: Metrics, other: Metrics, name: str) -> str:
     losses = f"loss {plug_in.loss:.3f} against {other.loss:.3f}"
     if plug_in.accuracy is None or other.accuracy is None:
         return f"plug-in against {name}: {losses}"
-    points = 100 * (plug_in.accuracy - other.accuracy)
-    errors = [100 * (accuracy_error(metrics) or 0.0) for metrics in (plug_in, other)]
-    double_error = 2 * _root_of_squares(errors)
-    verdict = "beyond" if abs(points) > double_error else "within"
-    return f"plug-in against {name}: {points:+.1f} points ({verdict} two standard errors, {double_error:.1f}), {losses}"
-
-
-def _root_of_squares(values: Sequence[float]) -> float:
-    return float(sum(value**2 for value in values) ** 0.5)
+    gap = plug_in.accuracy - other.accuracy
+    double_error = 2 * math.hypot(*(accuracy_error(metrics) or 0.0 for metrics in (plug_in, other)))
+    verdict = f"{'beyond' if abs(gap) > double_error else 'within'} two standard errors, {100 * double_error:.1f}"
+    return f"plug-in against {name}: {points(gap, sign='+')} ({verdict}), {losses}"

@@ -1,11 +1,8 @@
 """The plots of the report as SVG text for a page: no files, no scripts, the same text for the same report."""
 
-import io
-import re
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -13,14 +10,26 @@ from matplotlib.ticker import MaxNLocator
 from scaleot_core.compression.plan import LayerRole
 from scaleot_core.model_privacy.healing import HealingPoint
 from scaleot_core.report.document import MODEL_TITLES, Report, accuracy_error
+from scaleot_core.report.phrases import MEASURES
+from scaleot_core.report.svg import (
+    BLUE,
+    GREY,
+    MODEL_COLOURS,
+    ORANGE,
+    SKY_BLUE,
+    VERMILION,
+    WIDTH_INCHES,
+    legend,
+    plot_style,
+    svg,
+)
 
-# Okabe and Ito's palette, which the colour-blind can tell apart.
 _ROLE_COLOURS = {
-    LayerRole.ADAPTER: "#d55e00",
-    LayerRole.KEPT: "#0072b2",
-    LayerRole.REPLACED: "#e69f00",
-    LayerRole.DROPPED: "#999999",
-    LayerRole.SHARED: "#56b4e9",
+    LayerRole.ADAPTER: VERMILION,
+    LayerRole.KEPT: BLUE,
+    LayerRole.REPLACED: ORANGE,
+    LayerRole.DROPPED: GREY,
+    LayerRole.SHARED: SKY_BLUE,
 }
 _ROLE_TITLES = {
     LayerRole.ADAPTER: "adapter (exact)",
@@ -29,45 +38,29 @@ _ROLE_TITLES = {
     LayerRole.DROPPED: "dropped",
     LayerRole.SHARED: "runs with a kept layer's weights",
 }
-_MODEL_COLOURS = {
-    "zero_shot": "#999999",
-    "emulator_zero_shot": "#56b4e9",
-    "emulator_tuned": "#0072b2",
-    "plug_in": "#d55e00",
-    "full_fine_tuning": "#009e73",
-}
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "scaleot",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-}
 
 
 def results_plot(report: Report) -> str:
     """Draws the five models: loss, and accuracy with one standard error where the task has one."""
-    with mpl.rc_context(_STYLE):
+    with plot_style():
         measured = report.results.measured()
         has_accuracy = all(metrics.accuracy is not None for metrics in measured.values())
-        figure = Figure(figsize=(7.6, 2.6), layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, 2.6), layout="constrained")
         axes = figure.subplots(1, 2 if has_accuracy else 1, sharey=True, squeeze=False)[0]
         axes[0].invert_yaxis()
         if has_accuracy:
             values = [100 * (metrics.accuracy or 0.0) for metrics in measured.values()]
             errors = [100 * (accuracy_error(metrics) or 0.0) for metrics in measured.values()]
-            _bars(axes[0], report, values, errors, "accuracy, % (± one standard error)")
-        _bars(axes[-1], report, [metrics.loss for metrics in measured.values()], None, "loss (less is better)")
-        return _svg(figure)
+            _bars(axes[0], report, values, errors, f"{MEASURES['accuracy'].axis_title} (± one standard error)")
+        _bars(axes[-1], report, [metrics.loss for metrics in measured.values()], None, MEASURES["loss"].axis_title)
+        return svg(figure)
 
 
 def layers_plot(report: Report) -> str:
     """Draws the role of every layer, and its importance score where the builder has scores."""
-    with mpl.rc_context(_STYLE):
+    with plot_style():
         layers, importance = report.emulator.layers, report.emulator.importance
-        figure = Figure(figsize=(7.6, 2.8 if importance else 1.4), layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, 2.8 if importance else 1.4), layout="constrained")
         axes = figure.subplots()
         heights = importance or [1.0] * len(layers)
         axes.bar([layer.index for layer in layers], heights, color=[_ROLE_COLOURS[layer.role] for layer in layers])
@@ -82,36 +75,36 @@ def layers_plot(report: Report) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         present = [role for role in _ROLE_COLOURS if any(layer.role is role for layer in layers)]
         handles = [Patch(color=_ROLE_COLOURS[role], label=_ROLE_TITLES[role]) for role in present]
-        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=9)
-        return _svg(figure)
+        legend(figure, handles, columns=len(handles))
+        return svg(figure)
 
 
 def rounds_plot(report: Report) -> str:
     """Draws the clients' mean training loss after each round; a round without one leaves a hole."""
-    with mpl.rc_context(_STYLE):
+    with plot_style():
         rounds = report.federation.rounds
-        figure = Figure(figsize=(7.6, 2.4), layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, 2.4), layout="constrained")
         axes = figure.subplots()
         numbers = [one.round for one in rounds]
         losses = [float("nan") if one.train_loss is None else one.train_loss for one in rounds]
         axes.margins(y=0.12)
-        axes.plot(numbers, losses, marker="o", color=_MODEL_COLOURS["emulator_tuned"])
+        axes.plot(numbers, losses, marker="o", color=MODEL_COLOURS["emulator_tuned"])
         axes.set_xlabel("round")
         axes.set_ylabel("mean training loss")
         axes.set_ylim(bottom=0)
         axes.set_xlim(min(numbers, default=1) - 0.3, max(numbers, default=1) + 0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        return _svg(figure)
+        return svg(figure)
 
 
 def healing_plot(points: Sequence[HealingPoint]) -> str:
     """Draws the share of the full model's zero-shot quality that each budget of public text gives back."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.6, 2.4), layout="constrained")
+    with plot_style():
+        figure = Figure(figsize=(WIDTH_INCHES, 2.4), layout="constrained")
         axes = figure.subplots()
         tokens, curves = [point.public_tokens for point in points], []
-        for name, colour in (("accuracy", "#d55e00"), ("loss", "#0072b2")):
+        for name, colour in (("accuracy", VERMILION), ("loss", BLUE)):
             shares = [getattr(point.recovered, name) for point in points]
             if any(share is not None for share in shares):
                 heights = [float("nan") if share is None else share for share in shares]
@@ -121,23 +114,16 @@ def healing_plot(points: Sequence[HealingPoint]) -> str:
         axes.set_xlabel("tokens of public text")
         axes.set_ylabel("share recovered")
         axes.grid(alpha=0.3)
-        figure.legend(handles=curves, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
-        return _svg(figure)
+        legend(figure, curves)
+        return svg(figure)
 
 
 def _bars(axes: Any, report: Report, values: list[float], errors: list[float] | None, label: str) -> None:
     measured = report.results.measured()
-    colours = [_MODEL_COLOURS[key] for key in measured]
+    colours = [MODEL_COLOURS[key] for key in measured]
     names = [MODEL_TITLES[key] for key in measured]
     bars = axes.barh(names, values, xerr=errors, color=colours, error_kw={"linewidth": 1})
     axes.bar_label(bars, fmt="%.1f" if errors else "%.3f", padding=4, fontsize=9)
     axes.set_xlabel(label)
     axes.grid(axis="x", alpha=0.3)
     axes.margins(x=0.16)
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

@@ -2,22 +2,27 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which the colour-blind can tell apart.
-PALETTE = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+WIDTH_INCHES = 7.6
+
+# Okabe and Ito's palette, which the colour-blind can tell apart, and a grey.
+VERMILION, BLUE, GREEN, PURPLE = "#d55e00", "#0072b2", "#009e73", "#cc79a7"
+ORANGE, SKY_BLUE, BLACK, GREY = "#e69f00", "#56b4e9", "#000000", "#999999"
+PALETTE = (VERMILION, BLUE, GREEN, PURPLE, ORANGE, SKY_BLUE, BLACK, GREY)
 
 MODEL_COLOURS = {
-    "zero_shot": "#999999",
-    "emulator_zero_shot": "#56b4e9",
-    "emulator_tuned": "#0072b2",
-    "plug_in": "#d55e00",
-    "full_fine_tuning": "#009e73",
+    "zero_shot": GREY,
+    "emulator_zero_shot": SKY_BLUE,
+    "emulator_tuned": BLUE,
+    "plug_in": VERMILION,
+    "full_fine_tuning": GREEN,
 }
 
 _STYLE: Any = {
@@ -37,6 +42,11 @@ def plot_style() -> Iterator[None]:
     """Draws and writes all figures within in the one style."""
     with mpl.rc_context(_STYLE):
         yield
+
+
+def legend(figure: Figure, handles: Sequence[Artist], *, columns: int = 4) -> None:
+    """Puts the legend of a figure above its axes."""
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
 
 
 def svg(figure: Figure) -> str:

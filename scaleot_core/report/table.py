@@ -16,6 +16,7 @@ from scaleot_core.report.model_privacy_phrases import (
 from scaleot_core.report.phrases import (
     RUNNERS,
     columns,
+    counted,
     emulator_line,
     figure,
     findings,
@@ -40,8 +41,8 @@ def print_table(report: Report, console: Console) -> None:
 
 def _results(report: Report) -> Table:
     measured = report.results.measured()
-    examples = next(iter(measured.values())).examples
-    table = Table(box=box.SIMPLE_HEAD, caption=f"{examples} held-out examples; ± one standard error", pad_edge=False)
+    examples = counted(report.results.zero_shot.examples, "held-out example")
+    table = Table(box=box.SIMPLE_HEAD, caption=f"{examples}; ± one standard error", pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("who can run it")
     titles = columns(report)

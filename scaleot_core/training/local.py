@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, NamedTuple
@@ -12,9 +13,11 @@ from transformers import PreTrainedModel
 
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.errors import DataError
+from scaleot_core.models.layout import layout_for
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
 from scaleot_core.training.data import IGNORED_LABEL, Batch, EncodedExample, collate
+from scaleot_core.training.recomputation import recomputed_activations
 
 POOLED_BATCHES = 8
 """Batches whose examples are sorted by length together."""
@@ -28,6 +31,8 @@ class LocalTraining:
     batch_size: int
     learning_rate: float
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    gradient_checkpointing: bool = False
+    """Less memory for more time: see ``recomputed_activations``."""
 
 
 class Step(NamedTuple):
@@ -104,12 +109,15 @@ def take_steps(
         raise DataError("there is no example to train on")
     optimizer = _optimizer(parameters, settings)
     batches = _batches(examples, settings.batch_size, generator_for(seed, "batches"))
+    layout = layout_for(model.config)
 
     def steps() -> Iterator[Step]:
         for chosen in batches:
             optimizer.zero_grad(set_to_none=True)
-            loss = target_loss(model, collate(chosen, pad_token_id, torch.device(model.device)))
-            loss.backward()  # type: ignore[no-untyped-call]
+            batch = collate(chosen, pad_token_id, torch.device(model.device))
+            with recomputed_activations(model, layout) if settings.gradient_checkpointing else nullcontext():
+                loss = target_loss(model, batch)
+                loss.backward()  # type: ignore[no-untyped-call]
             if settings.optimizer == "adamw":
                 nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()

@@ -11,9 +11,10 @@ from fl_server.layer_report import Cost, LayerReport, report_layers
 from fl_server.layer_table import print_layers
 from scaleot_core import cli
 from scaleot_core.compression.controls import activation_changes, leave_one_out, random_scores
-from scaleot_core.config import RunFile, read_run_file, to_toml
+from scaleot_core.config import to_toml
 from scaleot_core.progress import SilentReporter
-from tests.support.tiny_models import tiny_model, tiny_tokenizer
+from scaleot_core.run_file import RunFile
+from tests.support.tiny_task import tiny_run, write_task
 
 MEASURES = ["importance", "leave_one_out", "angular_change", "cka", "random"]
 
@@ -21,25 +22,7 @@ MEASURES = ["importance", "leave_one_out", "angular_change", "cka", "random"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFile:
     """A run file for a tiny model of six layers and a little public text."""
-    root = tmp_path_factory.mktemp("material")
-    tiny_model("llama").save_pretrained(root / "model")
-    tiny_tokenizer().save_pretrained(root / "model")
-    (root / "public.txt").write_text("the film is good and the story is true. the film is bad, the story false. " * 60)
-    settings = {
-        "seed": 5,
-        "model.source": root / "model",
-        "model.dtype": "float32",
-        "model.device": "cpu",
-        "importance.text": root / "public.txt",
-        "importance.steps": 4,
-        "importance.batch_size": 4,
-        "importance.candidates": 3,
-        "importance.harmonizer_rank": 4,
-        "importance.block_tokens": 16,
-        "importance.score_every_steps": 2,
-        "importance.closed_form_blocks": 8,
-    }
-    return read_run_file(None, [f"{key}={value}" for key, value in settings.items()])
+    return tiny_run(write_task(tmp_path_factory.mktemp("material")), "seed=5")
 
 
 @pytest.fixture(scope="module")

@@ -9,31 +9,21 @@ from fl_server.data import read_data
 from fl_server.model_privacy import Target, measure_model_privacy, warn_of_disclosure
 from fl_server.simulation import simulate
 from scaleot_core.compression.plan import LayerRole
-from scaleot_core.config import RunFile, read_run_file
 from scaleot_core.errors import InputError
 from scaleot_core.evaluation import evaluate
 from scaleot_core.model_privacy.disclosure_record import read_disclosure, record_path
 from scaleot_core.model_privacy.floors import MajorityFloor
 from scaleot_core.progress import LogReporter, SilentReporter
 from scaleot_core.report import ReportedModelPrivacy
-from tests.support.tiny_models import save_tiny_model
+from scaleot_core.run_file import RunFile
+from tests.support.tiny_task import tiny_run, write_task
 
 SILENT = SilentReporter()
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model directory, public text, and a task of two choices."""
-    root = tmp_path_factory.mktemp("material")
-    save_tiny_model(root / "model")
-    (root / "public.txt").write_text("the film is good and the story is true. " * 60)
-    for name in ("train", "test"):
-        rows = [
-            {"context": f"the film {i} is {('bad', 'good')[i % 2]}. Answer:", "label": i % 2, "choices": ["no", "yes"]}
-            for i in range(13)
-        ]
-        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
+    return write_task(tmp_path_factory.mktemp("material"))
 
 
 @pytest.fixture(autouse=True)
@@ -42,22 +32,15 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_file(material: Path, *overrides: str) -> RunFile:
-    settings = {
-        "model.source": material / "model",
-        "model.dtype": "float32",
-        "model.device": "cpu",
-        "importance.text": material / "public.txt",
-        "importance.block_tokens": 16,
-        "emulator.builder": "uniform",
-        "emulator.num_adapter_layers": 2,
-        "data.train": material / "train.jsonl",
-        "data.test": material / "test.jsonl",
-        "federation.rounds": 1,
-        "federation.local_steps": 2,
-        "federation.clients": 2,
-        "evaluation.full_fine_tuning": "false",
-    }
-    return read_run_file(None, [f"{key}={value}" for key, value in settings.items()] + list(overrides))
+    small = (
+        "emulator.builder=uniform",
+        "federation.rounds=1",
+        "federation.local_steps=2",
+        "federation.clients=2",
+        "evaluation.full_fine_tuning=false",
+        "evaluation.examples=13",
+    )
+    return tiny_run(material, *small, *overrides)
 
 
 def measured(run: RunFile, digest: str = "01" * 32) -> ReportedModelPrivacy:

@@ -1,4 +1,5 @@
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def test_the_number_of_clients_is_checked(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
-    (tmp_path / ".file.part").mkdir()  # the temporary file cannot be opened
+    (tmp_path / f".file.{os.getpid()}.part").mkdir()  # the temporary file cannot be opened
     with pytest.raises(OutputError, match="file"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

@@ -10,55 +10,16 @@ from peft import PeftModel
 from fl_server.output import new_output
 from fl_server.simulation import simulate
 from scaleot_core.adapters.plug_in import plugged_in
-from scaleot_core.config import RunFile, read_run_file
+from scaleot_core.config import read_run_file
 from scaleot_core.errors import DataError, InputError, ModelError, OutputError
 from scaleot_core.models.loading import load_model
 from scaleot_core.progress import SilentReporter
-from tests.support.tiny_models import save_tiny_model
-
-QUESTION = "Question: is this sentence positive or negative? Answer:"
+from tests.support.tiny_task import QUESTION, tiny_run, write_task
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model directory, public text, and a classification task in JSON lines."""
-    root = tmp_path_factory.mktemp("material")
-    save_tiny_model(root / "model")
-    text = "the film is good and the story is true. the film is bad and the story is false. " * 60
-    (root / "public.txt").write_text(text)
-    for name, count in (("train", 40), ("test", 24)):
-        rows = [
-            {
-                "context": f"the film number {i} is {('bad', 'good')[i % 2]}\n{QUESTION}",
-                "label": i % 2,
-                "choices": ["negative", "positive"],
-            }
-            for i in range(count)
-        ]
-        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
-
-
-def run_file(material: Path, *overrides: str) -> RunFile:
-    settings = {
-        "model.source": material / "model",
-        "model.dtype": "float32",
-        "model.device": "cpu",
-        "importance.text": material / "public.txt",
-        "importance.steps": 4,
-        "importance.harmonizer_rank": 4,
-        "importance.block_tokens": 16,
-        "importance.score_every_steps": 2,
-        "importance.closed_form_blocks": 8,
-        "emulator.num_adapter_layers": 2,
-        "data.train": material / "train.jsonl",
-        "data.test": material / "test.jsonl",
-        "federation.rounds": 2,
-        "federation.local_steps": 3,
-        "federation.clients": 3,
-        "evaluation.examples": 20,
-    }
-    return read_run_file(None, [f"{key}={value}" for key, value in settings.items()] + list(overrides))
+    return write_task(tmp_path_factory.mktemp("material"))
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +32,7 @@ def finished(material: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """One whole run that several tests look at."""
     directory = tmp_path_factory.mktemp("finished")
     os.environ["SCALEOT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    simulate(run_file(material), directory, SilentReporter())
+    simulate(tiny_run(material), directory, SilentReporter())
     return directory, json.loads((directory / "report.json").read_text())
 
 
@@ -123,7 +84,7 @@ def test_the_saved_adapter_is_pefts_own_and_plugs_into_the_full_model(
 def test_a_run_with_the_same_seed_repeats_to_the_last_digit(
     finished: tuple[Path, dict[str, Any]], material: Path, tmp_path: Path
 ) -> None:
-    again = simulate(run_file(material), tmp_path, SilentReporter()).to_json()
+    again = simulate(tiny_run(material), tmp_path, SilentReporter()).to_json()
     assert again["results"] == finished[1]["results"]
     assert again["emulator"] == finished[1]["emulator"]
     losses = [[one["train_loss"] for one in each["federation"]["rounds"]] for each in (again, finished[1])]
@@ -131,7 +92,7 @@ def test_a_run_with_the_same_seed_repeats_to_the_last_digit(
 
 
 def test_another_seed_gives_another_run(finished: tuple[Path, dict[str, Any]], material: Path, tmp_path: Path) -> None:
-    other = simulate(run_file(material, "seed=1"), tmp_path, SilentReporter()).to_json()
+    other = simulate(tiny_run(material, "seed=1"), tmp_path, SilentReporter()).to_json()
     assert other["results"]["plug_in"] != finished[1]["results"]["plug_in"]
     assert other["results"]["zero_shot"] == finished[1]["results"]["zero_shot"]
 
@@ -148,23 +109,23 @@ def test_another_seed_gives_another_run(finished: tuple[Path, dict[str, Any]], m
 def test_other_builders_adapters_and_aggregations_run_whole(
     overrides: tuple[str, ...], material: Path, tmp_path: Path
 ) -> None:
-    report = simulate(run_file(material, *overrides), tmp_path, SilentReporter())
+    report = simulate(tiny_run(material, *overrides), tmp_path, SilentReporter())
     assert report.results.plug_in.loss < report.results.zero_shot.loss
     assert (tmp_path / "report.html").stat().st_size > 1000
 
 
 def test_more_clients_than_records_are_refused_before_any_work(material: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="41"):
-        simulate(run_file(material, "federation.clients=41"), tmp_path, SilentReporter())
+        simulate(tiny_run(material, "federation.clients=41"), tmp_path, SilentReporter())
 
 
 def test_more_adapter_layers_than_layers_are_refused(material: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"1 to 6.*got 7"):
-        simulate(run_file(material, "emulator.num_adapter_layers=7"), tmp_path, SilentReporter())
+        simulate(tiny_run(material, "emulator.num_adapter_layers=7"), tmp_path, SilentReporter())
 
 
 def test_a_failed_run_leaves_nothing(material: Path, tmp_path: Path) -> None:
-    run = run_file(material, "emulator.num_adapter_layers=7")
+    run = tiny_run(material, "emulator.num_adapter_layers=7")
     with pytest.raises(InputError), new_output(tmp_path / "runs" / "out") as directory:
         simulate(run, directory, SilentReporter())
     assert not list((tmp_path / "runs").iterdir())
@@ -196,12 +157,12 @@ def test_importance_is_computed_once_and_serves_every_size(
         return real(*args, **kwargs)
 
     monkeypatch.setattr(compress, "estimate_importance", counted)
-    full = compress.load_full_model(run_file(material).model, SilentReporter())
+    full = compress.load_full_model(tiny_run(material).model, SilentReporter())
     for overrides in ((), ("emulator.replaced_layer_share=0.5",), ("emulator.num_adapter_layers=1",)):
-        run = run_file(material, *overrides)
+        run = tiny_run(material, *overrides)
         compress.find_or_estimate_importance(full, run.importance, SilentReporter())
     assert len(calls) == 1
-    changed = run_file(material, "importance.steps=5")
+    changed = tiny_run(material, "importance.steps=5")
     compress.find_or_estimate_importance(full, changed.importance, SilentReporter())
     assert len(calls) == 2
 
@@ -213,7 +174,7 @@ def test_plugging_in_leaves_the_full_model_as_it_was(finished: tuple[Path, dict[
     full = load_model(material / "model", dtype=torch.float32, device=torch.device("cpu"))
     ids = torch.tensor([[5, 6, 7]])
     before = full.model(ids).logits
-    spec = adapter_spec(run_file(material), [1, 3])
+    spec = adapter_spec(tiny_run(material), [1, 3])
     attached = attach_adapter(full.model, full.layout, spec)
     state = {name: tensor + 0.1 for name, tensor in attached.state().items()}
     attached.detach()

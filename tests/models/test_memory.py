@@ -33,10 +33,10 @@ def test_the_estimate_counts_every_number_of_every_file_at_the_type_it_is_loaded
 ) -> None:
     needed = (100 * 20 + 7 + 27) * bytes_each
     free(monkeypatch, needed)
-    check_memory(weights, dtype=dtype, device=CPU)
+    check_memory(weights, dtype=dtype, devices=[CPU])
     free(monkeypatch, needed - 1)
     with pytest.raises(ModelError):
-        check_memory(weights, dtype=dtype, device=CPU)
+        check_memory(weights, dtype=dtype, devices=[CPU])
 
 
 def test_a_model_too_large_is_refused_before_loading_with_both_numbers(
@@ -53,4 +53,4 @@ def test_a_model_too_large_is_refused_before_loading_with_both_numbers(
 def test_a_file_without_a_readable_header_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match="no readable safetensors file"):
-        check_memory([tmp_path / "model.safetensors"], dtype=torch.float32, device=CPU)
+        check_memory([tmp_path / "model.safetensors"], dtype=torch.float32, devices=[CPU])

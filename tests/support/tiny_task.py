@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from scaleot_core.config import RunFile, read_run_file
+from scaleot_core.config import read_run_file
+from scaleot_core.run_file import RunFile
 from tests.support.tiny_models import save_tiny_model
 
 QUESTION = "Question: is this sentence positive or negative? Answer:"

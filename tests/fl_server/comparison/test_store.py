@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,20 @@ def test_a_damaged_result_names_itself_and_the_cure(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(OutputError, match=f"{path.name} is damaged: delete it"):
         store.get_or_compute("figure", {}, never)
+
+
+def hammer(directory: Path) -> None:
+    store = ResultStore(directory, VERSIONS)
+    for number in range(200):
+        assert store.get_or_compute("figure", {"n": number}, lambda: {"loss": 0.5}) == {"loss": 0.5}
+
+
+def test_processes_that_begin_and_fill_one_directory_at_once_do_not_disturb_one_another(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    workers = [fork.Process(target=hammer, args=(tmp_path / "shared",)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert len(list((tmp_path / "shared" / RESULTS_FOLDER).iterdir())) == 200

@@ -1,0 +1,237 @@
+"""The cases of the benchmark and how one of them is measured; run as a module, it measures one in this process."""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from fl_server.compress import DTYPES, asset_or_path, chosen_devices, importance_settings, load_full_model
+from fl_server.device_speed import count_flops, peak_flops_per_second, synchronize
+from fl_server.memory import peak_memory_bytes
+from fl_server.reference import adapter_spec
+from scaleot_core.adapters.adapter import attach_adapter
+from scaleot_core.adapters.plug_in import plugged_in
+from scaleot_core.compression.emulator import Emulator, read_emulator
+from scaleot_core.compression.importance import SwappableLayers, sample_replaced, train_step
+from scaleot_core.models.loading import LanguageModel, random_model
+from scaleot_core.progress import Reporter, SilentReporter
+from scaleot_core.run_file import RunFile
+from scaleot_core.scoring import BATCH_TOKENS, score_examples
+from scaleot_core.seeds import generator_for
+from scaleot_core.shapes import TokenBlocks
+from scaleot_core.training.data import EncodedExample
+from scaleot_core.training.local import LocalTraining, take_steps
+
+BYTES_PER_MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one case costs."""
+
+    seconds_per_step: float
+    """The median over the timed steps."""
+    tokens_per_second: float
+    peak_memory_mebibytes: float
+    """Of the process, libraries and weights included; on a GPU, of its own memory alone."""
+    training_memory_mebibytes: float
+    """How much the steps added to the process that had loaded the weights."""
+    trained_parameters: int
+    flops_per_step: int
+    """Floating-point operations of all matrix products of a step, as ``count_flops`` counts them."""
+    peak_flops_per_second: float
+    """Of the model's device and type, measured: ``peak_flops_per_second``."""
+    share_of_peak: float
+    """``flops_per_step / seconds_per_step`` over ``peak_flops_per_second``."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all cases share."""
+
+    run: RunFile
+    emulator_directory: Path
+    adapter_layers: tuple[int, ...]
+    steps: int
+    example_tokens: int
+    has_random_weights: bool
+
+    def to_text(self) -> str:
+        """Returns the setting as JSON."""
+        values = {**vars(self), "run": self.run.model_dump_json(), "emulator_directory": str(self.emulator_directory)}
+        return json.dumps(values)
+
+    @classmethod
+    def from_text(cls, text: str) -> "Setting":
+        """Reads what ``to_text`` wrote."""
+        values = json.loads(text)
+        run, directory = RunFile.model_validate_json(values.pop("run")), Path(values.pop("emulator_directory"))
+        return cls(run, directory, tuple(values.pop("adapter_layers")), **values)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A case made ready; ``step`` does one step of its work."""
+
+    step: Callable[[], object]
+    tokens_per_step: int
+    trained_parameters: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def load_benchmarked_model(run: RunFile, *, has_random_weights: bool, reporter: Reporter) -> LanguageModel:
+    """Loads the run file's full model, or makes one of its shape with random weights."""
+    if not has_random_weights:
+        return load_full_model(run.model, reporter)
+    device = _device(run)
+    return random_model(asset_or_path(run.model.source, reporter), dtype=DTYPES[run.model.dtype], device=device)
+
+
+def measure(workload: Workload, steps: int) -> StepCost:
+    """Takes one step that is counted, then ``steps`` that are timed, and last measures the device's peak."""
+    before = _peak_mebibytes(workload.device)
+    flops, seconds = count_flops(workload.step), []
+    for _ in range(steps):
+        synchronize(workload.device)
+        started = time.perf_counter()
+        workload.step()
+        synchronize(workload.device)
+        seconds.append(time.perf_counter() - started)
+    memory, median = _peak_mebibytes(workload.device), statistics.median(seconds)
+    peak = peak_flops_per_second(workload.device, workload.dtype)
+    return StepCost(
+        seconds_per_step=median,
+        tokens_per_second=workload.tokens_per_step / median,
+        peak_memory_mebibytes=memory,
+        training_memory_mebibytes=memory - before,
+        trained_parameters=workload.trained_parameters,
+        flops_per_step=flops,
+        peak_flops_per_second=peak,
+        share_of_peak=flops / median / peak,
+    )
+
+
+def _stage_1(setting: Setting, _: ExitStack) -> Workload:
+    """A training step of the harmonizers, half the layers replaced; comparing candidates comes on top in earnest."""
+    full, section = _full_model(setting), setting.run.importance
+    settings = importance_settings(section)
+    swappable = SwappableLayers(full, settings)
+    parameters = list(swappable.harmonizers.parameters())
+    optimizer = torch.optim.AdamW(parameters, settings.harmonizer_learning_rate)
+    policy = generator_for(settings.seed, "policy")
+    replaced = sample_replaced(torch.zeros(full.layout.num_layers), settings.group_size, settings.regroup, policy)
+    blocks = _random_tokens(full, section.batch_size, section.block_tokens)
+    return Workload(
+        lambda: train_step(swappable, replaced, blocks, optimizer, settings.hidden_state_weight),
+        tokens_per_step=blocks.numel(),
+        trained_parameters=sum(parameter.numel() for parameter in parameters),
+        device=full.model.device,
+        dtype=full.model.dtype,
+    )
+
+
+def _client_step(held: LanguageModel | Emulator, layers: tuple[int, ...], setting: Setting) -> Workload:
+    """A step of the run file's adapter in ``layers``, with loss on the last token of every example."""
+    run = setting.run
+    attached = attach_adapter(held.model, held.layout, adapter_spec(run, layers))
+    tokens = _random_tokens(held, run.federation.batch_size, setting.example_tokens)
+    federation, parameters = run.federation, list(attached.trainable().values())
+    steps = take_steps(
+        held.model,
+        parameters,
+        _examples(tokens),
+        LocalTraining(
+            steps=setting.steps,
+            batch_size=federation.batch_size,
+            learning_rate=federation.learning_rate,
+            optimizer=federation.optimizer,
+            gradient_checkpointing=federation.gradient_checkpointing,
+        ),
+        pad_token_id=0,
+        seed=0,
+    )
+    return Workload(
+        lambda: next(steps),
+        tokens_per_step=tokens.numel(),
+        trained_parameters=sum(parameter.numel() for parameter in parameters),
+        device=held.model.device,
+        dtype=held.model.dtype,
+    )
+
+
+def _emulator_step(setting: Setting, _: ExitStack) -> Workload:
+    files = {path.name: path for path in setting.emulator_directory.iterdir()}
+    emulator = read_emulator(files, device=_device(setting.run))
+    return _client_step(emulator, emulator.plan.adapter_layers, setting)
+
+
+def _full_model_step(setting: Setting, _: ExitStack) -> Workload:
+    full = _full_model(setting)
+    return _client_step(full, tuple(range(full.layout.num_layers)), setting)
+
+
+def _plug_in_evaluation(setting: Setting, stack: ExitStack) -> Workload:
+    """Scores the last tokens of one full batch of examples with the adapter plugged into the full model."""
+    full, spec = _full_model(setting), adapter_spec(setting.run, setting.adapter_layers)
+    attached = attach_adapter(full.model, full.layout, spec)
+    state = attached.state()
+    attached.detach()
+    model = stack.enter_context(plugged_in(full.model, full.layout, spec, state))
+    num_examples = max(BATCH_TOKENS // (setting.example_tokens - 1), 1)  # the last token is scored, not read
+    examples = _examples(_random_tokens(full, num_examples, setting.example_tokens))
+    return Workload(
+        lambda: score_examples(model, examples, batch_tokens=BATCH_TOKENS, reporter=SilentReporter()),
+        tokens_per_step=num_examples * (setting.example_tokens - 1),
+        trained_parameters=0,
+        device=full.model.device,
+        dtype=full.model.dtype,
+    )
+
+
+CASES: dict[str, Callable[[Setting, ExitStack], Workload]] = {
+    "stage 1": _stage_1,
+    "client step, emulator": _emulator_step,
+    "client step, full model": _full_model_step,
+    "plug-in evaluation": _plug_in_evaluation,
+}
+"""The table of cases. The full model carries the adapter in all its layers, as the reference does."""
+
+
+def _full_model(setting: Setting) -> LanguageModel:
+    return load_benchmarked_model(setting.run, has_random_weights=setting.has_random_weights, reporter=SilentReporter())
+
+
+def _device(run: RunFile) -> torch.device:
+    return chosen_devices(run.model.device, torch.cuda.device_count())[0]
+
+
+def _random_tokens(held: LanguageModel | Emulator, count: int, length: int) -> TokenBlocks:
+    return torch.randint(held.model.config.vocab_size, (count, length), generator=generator_for(0, "benchmark"))
+
+
+def _examples(tokens: TokenBlocks) -> list[EncodedExample]:
+    return [EncodedExample(tuple(row), len(row) - 1) for row in tokens.tolist()]
+
+
+def _peak_mebibytes(device: torch.device) -> float:
+    size_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory_bytes()
+    return size_bytes / BYTES_PER_MEBIBYTE
+
+
+def main() -> None:
+    """Measures the case that the command line names, in the setting on standard input."""
+    setting = Setting.from_text(sys.stdin.read())
+    with ExitStack() as stack:
+        cost = measure(CASES[sys.argv[1]](setting, stack), setting.steps)
+    sys.stdout.write(json.dumps(asdict(cost)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""What a run file may say: its sections and keys, one frozen, strict schema.
+
+The defaults written here are the built-in quickstart. To add a key, add one line to its section: its default, its
+range and one sentence about it, which ``to_toml`` writes beside the value. A key that holds a path is listed in
+``config`` too.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+BuilderName = Literal["scaleot", "uniform", "distilled", "importance_drop", "crash", "gradot"]
+
+
+class Section(BaseModel):
+    """A table of the run file: frozen, no coercion of types, no unknown keys, no infinities."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelSection(Section):
+    """The model owner's full model."""
+
+    source: str = Field(
+        "smollm2-135m", min_length=1, description="an embedded asset's name, or a directory in Hugging Face format"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="of the frozen weights")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU, or several if it must")
+
+
+class ImportanceSection(Section):
+    """Dynamic LayerReplace; its result is cached by a digest of model, text and these settings."""
+
+    text: str = Field(
+        "boolq-passages", min_length=1, description='public text: an asset, a .txt, or JSON lines with "text"'
+    )
+    steps: int = Field(300, ge=1, description="training steps of the harmonizers")
+    candidates: int = Field(3, ge=2, description="replacements compared at each update of the scores")
+    harmonizer_rank: int = Field(64, ge=1, description="width of a harmonizer")
+    batch_size: int = Field(4, ge=1, description="blocks of text in a batch")
+    block_tokens: int = Field(128, ge=2, description="tokens in a block of text")
+    harmonizer_learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
+    score_learning_rate: float = Field(0.2, gt=0, description="the paper's eta; for a raw reward about 10")
+    score_every_steps: int = Field(2, ge=1, description="training steps between two updates of the scores")
+    group_size: int = Field(4, ge=2, description="layers in a group, of which half are replaced")
+    regroup: Literal["random", "fixed"] = Field("random", description="groups afresh for every sample, or contiguous")
+    reward: Literal["raw", "normalised"] = Field("normalised", description="by the candidates' deviation, or as it is")
+    harmonizer_start: Literal["identity", "closed_form"] = Field(
+        "closed_form", description="identity as in the paper, or a regression on the public text"
+    )
+    closed_form_blocks: int = Field(128, ge=1, description="blocks of text behind the closed form")
+    hidden_state_weight: float = Field(
+        0.0, ge=0, description="of the hidden-state loss beside the cross-entropy; the paper has none"
+    )
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="of this stage alone, so that runs of any seed share it")
+
+
+class EmulatorSection(Section):
+    """How the full model is compressed."""
+
+    builder: BuilderName = Field("scaleot", description="ScaleOT, or a baseline beside it")
+    num_adapter_layers: int = Field(4, ge=1, description="N_a: layers that are tuned")
+    adapter_rule: Literal["most_important", "ends", "spread", "gradient"] = Field("spread", description="which layers")
+    replaced_layer_share: float = Field(0.25, ge=0, le=1, description="alpha: 0 keeps every layer, 1 none but N_a")
+    removed_rank_share: float = Field(0.0, ge=0, le=1, description="beta: 0 keeps the full rank, 1 the least")
+    rank_target: Literal["attention", "ffn", "both"] = Field("attention", description="whose rank is reduced")
+    rank_criterion: Literal["weight", "activation"] = Field(
+        "weight",
+        description="a low-rank map is nearest in its weights, as in the paper, or in its output on public text",
+    )
+    public_blocks: int = Field(64, ge=1, description="blocks of importance.text that a builder or rule may read")
+    loss_increase_weight: float = Field(
+        100.0, ge=0, description="lambda of gradot: what a higher loss of the emulator counts beside a kept gradient"
+    )
+    distillation_steps: int = Field(300, ge=1, description="of the builder distilled, on all of importance.text")
+    distillation_learning_rate: float = Field(1e-4, gt=0, description="of AdamW, for distilled")
+    distillation_hidden_state_weight: float = Field(30.0, ge=0, description="of distilled's hidden-state loss")
+
+
+class AdapterSection(Section):
+    """What is trained, averaged and plugged in."""
+
+    kind: Literal["lora", "layers", "bottleneck"] = Field("lora", description="what the adapter layers carry")
+    rank: int = Field(8, ge=1, description="of lora and bottleneck; layers has none")
+
+
+class DataSection(Section):
+    """The data owners' records, JSON lines (.gz too)."""
+
+    train: str = Field(
+        "sst2-train", min_length=1, description="an asset's name or a file; it is divided among the clients"
+    )
+    test: str = Field(
+        "sst2-test", description="an asset's name or a file; empty holds evaluation.examples records of train back"
+    )
+    validation: str = Field(
+        "", description="an asset's name or a file; the round with the least emulator loss on it wins, not the last"
+    )
+
+
+def _every_client(valid: dict[str, Any]) -> int:
+    return int(valid["clients"])
+
+
+class FederationSection(Section):
+    """The rounds."""
+
+    engine: Literal["in-process", "flower"] = Field("in-process", description="flower: Flower's simulation engine")
+    clients: int = Field(4, ge=1, description="data owners")
+    rounds: int = Field(6, ge=1, description="times the adapter goes out and comes back")
+    clients_per_round: int = Field(default_factory=_every_client, ge=1, description="every client unless given")
+    partition: Literal["iid", "dirichlet"] = Field("dirichlet", description="how the training records are divided")
+    partition_alpha: float = Field(1.0, gt=0, description="of dirichlet: the smaller, the less alike the clients")
+    local_steps: int = Field(20, ge=1, description="optimiser steps of a client in a round")
+    batch_size: int = Field(4, ge=1, description="records in a batch")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="of the clients")
+    learning_rate: float = Field(2e-3, gt=0, description="of the clients")
+    max_tokens: int = Field(512, ge=2, description="longest training example; a longer context loses its beginning")
+    gradient_checkpointing: bool = Field(
+        False, description="recomputes activations, of clients and reference: less memory, more time, the same result"
+    )
+    aggregation: Literal["fedavg", "ffa"] = Field("fedavg", description="ffa freezes LoRA's A: its average is exact")
+
+    # ``info`` is pydantic's ValidationInfo, a protocol that cannot be checked at run time.
+    @field_validator("clients_per_round", mode="after")
+    @classmethod
+    def _no_more_than_there_are(cls, count: int, info: Any) -> int:
+        clients = info.data.get("clients")
+        if clients is not None and count > clients:
+            raise PydanticCustomError("scaleot", "at most federation.clients, which is {clients}", {"clients": clients})
+        return count
+
+
+class PrivacySection(Section):
+    """The data owners' differential privacy."""
+
+    mechanism: Literal["none"] = Field("none", description="no differential privacy: updates can leak training text")
+    epsilon: float = Field(8.0, gt=0, description="unused while mechanism is none")
+    delta: float = Field(1e-5, gt=0, lt=1, description="unused while mechanism is none")
+    max_grad_norm: float = Field(1.0, gt=0, description="unused while mechanism is none")
+
+
+class EvaluationSection(Section):
+    """What is measured."""
+
+    examples: int = Field(300, ge=1, description="records of data.test, from its start")
+    full_fine_tuning: bool = Field(True, description="also run the reference that nobody could run in earnest")
+    full_fine_tuning_batch_size: int = Field(8, ge=1, description="of the reference, which takes a client's steps")
+    full_fine_tuning_learning_rate: float = Field(1e-3, gt=0, description="of the reference, under AdamW")
+
+
+class TaskSection(Section):
+    """One task of a comparison: its own ``[data]``."""
+
+    train: str = Field(min_length=1, description="as data.train")
+    test: str = Field("", description="as data.test")
+    validation: str = Field("", description="as data.validation")
+
+
+def _every_builder() -> list[BuilderName]:
+    return list(get_args(BuilderName))
+
+
+class CompareSection(Section):
+    """What ``scaleot compare`` sets side by side: every combination of what stands here, on one model."""
+
+    builders: list[BuilderName] = Field(default_factory=_every_builder, min_length=1, description="emulator builders")
+    seeds: list[Annotated[int, Field(ge=0, le=2**32 - 1)]] = Field(
+        default_factory=lambda: [0, 1, 2], min_length=1, description="runs of everything else; rows show their spread"
+    )
+    tasks: dict[str, TaskSection] = Field(default_factory=dict, description="by name; none: [data] alone")
+    vary: dict[str, list[Any]] = Field(default_factory=dict, description='"section.key" to the values it takes')
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description='by name: "section.key" to its value; none: the run file as it is'
+    )
+
+
+class ModelPrivacySection(Section):
+    """Attacks on the emulator, which a run makes only if asked to, and the owner's record of what has left."""
+
+    strong_emulator_steps: int = Field(
+        0, ge=0, description="of tuning all of the emulator on the clients' pooled text; 0: not measured"
+    )
+    strong_emulator_learning_rate: float = Field(1e-4, gt=0, description="of AdamW; batches as federation.batch_size")
+    healing_steps: list[int] = Field(
+        default_factory=list,
+        description="as [0, 50, 200]: steps of tuning it on importance.text; []: not measured",
+    )
+    healing_learning_rate: float = Field(1e-4, gt=0, description="of AdamW; batches as importance.batch_size")
+    disclosure_record: str = Field(
+        "", description="the owner's directory, where emulators add up over runs; empty: no record is kept"
+    )
+
+    @field_validator("healing_steps", mode="after")
+    @classmethod
+    def _ascend_from_zero(cls, steps: list[int]) -> list[int]:
+        if steps != sorted(set(steps)) or (steps and steps[0] < 0):
+            raise PydanticCustomError("scaleot", "whole numbers from 0 upwards, each above the one before")
+        return steps
+
+
+def _section(model: type[Section], purpose: str) -> Any:
+    build: Callable[[], Section] = model
+    return Field(default_factory=build, description=purpose)
+
+
+FFA_RULE = 'adapter.kind = "lora" beside it: another adapter has no A to freeze'
+
+
+def freezes_nothing(aggregation: object, adapter_kind: object) -> bool:
+    """Tells whether ``ffa``, which freezes LoRA's A, is asked of an adapter that has none."""
+    return aggregation == "ffa" and adapter_kind in ("layers", "bottleneck")
+
+
+class RunFile(Section):
+    """A whole run; ``RunFile()`` is the built-in quickstart."""
+
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="of everything but keys and privacy noise")
+    model: ModelSection = _section(ModelSection, "the model owner's full model")
+    importance: ImportanceSection = _section(ImportanceSection, "Dynamic LayerReplace: layer scores and harmonizers")
+    emulator: EmulatorSection = _section(EmulatorSection, "how the full model is compressed")
+    adapter: AdapterSection = _section(AdapterSection, "what is trained, averaged and plugged in")
+    data: DataSection = _section(DataSection, "the data owners' records")
+    federation: FederationSection = _section(FederationSection, "the rounds")
+    privacy: PrivacySection = _section(PrivacySection, "the data owners' differential privacy")
+    evaluation: EvaluationSection = _section(EvaluationSection, "what is measured")
+    model_privacy: ModelPrivacySection = _section(ModelPrivacySection, "what can be made of the emulator")
+    compare: CompareSection = _section(CompareSection, "what scaleot compare sets side by side")
+
+    @field_validator("federation", mode="after")
+    @classmethod
+    def _fits_the_adapter(cls, federation: FederationSection, info: Any) -> FederationSection:
+        adapter = info.data.get("adapter")
+        if adapter is not None and freezes_nothing(federation.aggregation, adapter.kind):
+            raise PydanticCustomError("scaleot", "{rule}", {"rule": FFA_RULE, "key": "aggregation"})
+        return federation
