@@ -137,18 +137,6 @@ class Workbench:
         return self._adaptation[num_blocks]
 
 
-def find_or_estimate_importance(
-    full: LanguageModel, section: ImportanceSection, reporter: Reporter
-) -> ImportanceReport:
-    """Returns the importance report of the model, from the package or the cache if it was computed before.
-
-    Raises:
-        DataError: the public text cannot be read or is too short.
-        OutputError: the cache cannot be written.
-    """
-    return _find_or_estimate(full, public_blocks(full, section, reporter), section, reporter)
-
-
 def _find_or_estimate(
     full: LanguageModel, blocks: TokenBlocks, section: ImportanceSection, reporter: Reporter
 ) -> ImportanceReport:

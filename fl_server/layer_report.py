@@ -113,4 +113,5 @@ def _importance_blocks(settings: ImportanceSettings) -> int:
     """Returns the blocks that Dynamic LayerReplace reads at most: the last batch of an epoch can be smaller."""
     fitting = settings.closed_form_blocks if settings.harmonizer_start == "closed_form" else 0
     comparisons = settings.steps // settings.score_every_steps * settings.candidates
-    return fitting + (settings.steps + comparisons) * settings.batch_size
+    readers = 2 if settings.hidden_state_weight else 1  # the full model reads every training batch too
+    return fitting + (readers * settings.steps + comparisons) * settings.batch_size

@@ -14,8 +14,8 @@ from scaleot_core.report.document import (
     Results,
     StageSeconds,
 )
-from scaleot_core.report.files import PAGE_FILE, REPORT_FILE, write_report
 from scaleot_core.report.model_privacy import ReportedDisclosure, ReportedModelPrivacy
+from scaleot_core.report.page import PAGE_FILE, REPORT_FILE, write_report
 from scaleot_core.report.table import print_table
 
 __all__ = [

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaleot_core.report.document import MODEL_TITLES
+from scaleot_core.report.files import json_text
 
 TASK, BUILDER = "task", "builder"
 """The two labels that every point has; each other one is the variant, or what varies."""
@@ -144,8 +145,7 @@ class Comparison:
 
     def to_text(self) -> str:
         """Returns the document as JSON text; a number that is not finite, which JSON cannot hold, becomes null."""
-        document = json.loads(json.dumps(self.to_json()), parse_constant=lambda _: None)
-        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json_text(self.to_json())
 
 
 def summarize(points: Sequence[Point], config: Mapping[str, Any], versions: Mapping[str, str]) -> Comparison:

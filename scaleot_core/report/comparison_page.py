@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from scaleot_core.errors import OutputError
 from scaleot_core.report.comparison import ComparedRow, Comparison, best_row, floors
 from scaleot_core.report.comparison_phrases import (
     DELTA_NOTE,
@@ -27,25 +26,20 @@ from scaleot_core.report.comparison_plots import (
     importance_plot,
 )
 from scaleot_core.report.document import MODEL_TITLES
-from scaleot_core.report.files import write_whole
+from scaleot_core.report.files import write_texts
 from scaleot_core.report.html import html_list, html_page, html_pairs, html_plot, html_settings
 from scaleot_core.report.phrases import counted
 
 TABLE_FILE, PAGE_FILE = "table.json", "page.html"
 
 
-def write_comparison(comparison: Comparison, directory: Path) -> tuple[Path, Path]:
+def write_comparison(comparison: Comparison, directory: Path) -> tuple[Path, ...]:
     """Writes ``table.json`` and ``page.html`` to an existing directory, each whole or not at all; returns both.
 
     Raises:
         OutputError: the directory cannot be written.
     """
-    files = {TABLE_FILE: comparison.to_text(), PAGE_FILE: comparison_page(comparison)}
-    try:
-        table, page = [write_whole(directory / name, text) for name, text in files.items()]
-    except OSError as error:
-        raise OutputError(f"the comparison cannot be written to {directory}: {error.strerror or error}") from error
-    return table, page
+    return write_texts({TABLE_FILE: comparison.to_text(), PAGE_FILE: comparison_page(comparison)}, directory)
 
 
 def comparison_page(comparison: Comparison) -> str:

@@ -1,6 +1,5 @@
 """What a run found, as values, and as the one JSON document whose keys are stable: tools read them."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Any
 
 from scaleot_core.compression.plan import LayerRole
 from scaleot_core.evaluation import Metrics
+from scaleot_core.report.files import json_text
 from scaleot_core.report.model_privacy import ReportedModelPrivacy
 
 MODEL_TITLES: Mapping[str, str] = {
@@ -213,7 +213,7 @@ class Report:
 
     def to_text(self) -> str:
         """Returns the document as JSON text; a number that is not finite, which JSON cannot hold, becomes null."""
-        return json.dumps(_finite(self.to_json()), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json_text(self.to_json())
 
 
 def accuracy_error(metrics: Metrics) -> float | None:
@@ -221,13 +221,3 @@ def accuracy_error(metrics: Metrics) -> float | None:
     if metrics.accuracy is None:
         return None
     return math.sqrt(metrics.accuracy * (1 - metrics.accuracy) / metrics.examples)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return value

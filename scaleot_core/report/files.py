@@ -1,29 +1,35 @@
-"""The report's two files in a run's output directory."""
+"""The report's two files in a run's output directory, and how such files are written."""
 
+import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from scaleot_core.errors import OutputError
-from scaleot_core.report.document import Report
-from scaleot_core.report.page import page
-
-REPORT_FILE, PAGE_FILE = "report.json", "report.html"
 
 
-def write_report(report: Report, directory: Path) -> tuple[Path, Path]:
-    """Writes ``report.json`` and ``report.html`` to an existing directory, each whole or not at all; returns both.
+def json_text(document: Mapping[str, Any]) -> str:
+    """Returns a document as JSON text; a number that is not finite, which JSON cannot hold, becomes null."""
+    return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_texts(texts: Mapping[str, str], directory: Path) -> tuple[Path, ...]:
+    """Writes files by their names to an existing directory, each whole or not at all; returns their paths.
 
     Raises:
         OutputError: the directory cannot be written.
     """
     try:
-        return write_whole(directory / REPORT_FILE, report.to_text()), write_whole(directory / PAGE_FILE, page(report))
+        return tuple(_write_whole(directory / name, text) for name, text in texts.items())
     except OSError as error:
-        raise OutputError(f"the report cannot be written to {directory}: {error.strerror or error}") from error
+        names = " and ".join(texts)
+        raise OutputError(f"{names} cannot be written to {directory}: {error.strerror or error}") from error
 
 
-def write_whole(path: Path, text: str) -> Path:
-    """Writes a file under another name and renames it: whole or not at all; returns it."""
+def _write_whole(path: Path, text: str) -> Path:
+    """Writes a file under another name and renames it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -31,3 +37,13 @@ def write_whole(path: Path, text: str) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value

@@ -1,8 +1,10 @@
 """The report as one HTML page that needs nothing else: no script, no font, no image from elsewhere."""
 
 from html import escape
+from pathlib import Path
 
 from scaleot_core.report.document import MODEL_TITLES, Report
+from scaleot_core.report.files import write_texts
 from scaleot_core.report.html import html_list, html_page, html_pairs, html_plot, html_settings
 from scaleot_core.report.model_privacy_phrases import (
     disclosure_line,
@@ -28,7 +30,17 @@ from scaleot_core.report.phrases import (
 )
 from scaleot_core.report.plots import healing_plot, layers_plot, results_plot, rounds_plot
 
+REPORT_FILE, PAGE_FILE = "report.json", "report.html"
 _ROUNDS_CAPTION = "Mean training loss of the clients on the emulator, weighted by their examples."
+
+
+def write_report(report: Report, directory: Path) -> tuple[Path, ...]:
+    """Writes ``report.json`` and ``report.html`` to an existing directory, each whole or not at all; returns both.
+
+    Raises:
+        OutputError: the directory cannot be written.
+    """
+    return write_texts({REPORT_FILE: report.to_text(), PAGE_FILE: page(report)}, directory)
 
 
 def page(report: Report) -> str:

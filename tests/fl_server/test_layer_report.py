@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fl_server.compress import find_or_estimate_importance, load_full_model, public_blocks
+from fl_server.compress import Workbench, load_full_model, public_blocks
 from fl_server.layer_report import Cost, LayerReport, report_layers
 from fl_server.layer_table import print_layers
 from scaleot_core import cli
@@ -40,7 +40,7 @@ def test_every_measure_scores_every_layer_on_the_first_blocks_of_the_public_text
     blocks = public_blocks(full, run.importance, SilentReporter())[:6]
     changes = activation_changes(full, blocks, batch_size=4, reporter=SilentReporter())
     assert list(report.scores) == MEASURES
-    assert report.scores["importance"] == find_or_estimate_importance(full, run.importance, SilentReporter()).scores
+    assert report.scores["importance"] == Workbench(full, run, SilentReporter()).importance().scores
     assert report.scores["leave_one_out"] == leave_one_out(full, blocks, batch_size=4, reporter=SilentReporter())
     assert report.scores["angular_change"] == changes.angular_change
     assert report.scores["cka"] == changes.cka
