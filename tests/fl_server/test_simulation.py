@@ -160,10 +160,10 @@ def test_importance_is_computed_once_and_serves_every_size(
     full = compress.load_full_model(tiny_run(material).model, SilentReporter())
     for overrides in ((), ("emulator.replaced_layer_share=0.5",), ("emulator.num_adapter_layers=1",)):
         run = tiny_run(material, *overrides)
-        compress.find_or_estimate_importance(full, run.importance, SilentReporter())
+        compress.Workbench(full, run, SilentReporter()).importance()
     assert len(calls) == 1
     changed = tiny_run(material, "importance.steps=5")
-    compress.find_or_estimate_importance(full, changed.importance, SilentReporter())
+    compress.Workbench(full, changed, SilentReporter()).importance()
     assert len(calls) == 2
 
 
