@@ -1,6 +1,5 @@
 """A data owner's part in a round: check what came, tune the adapter in the emulator on its own text, answer."""
 
-import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +36,7 @@ from scaleot_core.progress import SilentReporter
 from scaleot_core.seeds import derive_seed
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import encode_for_training, read_records
-from scaleot_core.training.local import LocalTraining, TrainingResult, train_adapter
+from scaleot_core.training.local import LocalTraining, TrainingResult, has_diverged, train_adapter
 
 
 class EmulatorShelf:
@@ -157,7 +156,7 @@ def _tune(
         state = attached.state()
     finally:
         attached.detach()
-    if not math.isfinite(result.mean_loss) or not all(bool(t.isfinite().all()) for t in state.values()):
+    if has_diverged(result, state):
         raise InstructionsRefusedError("training.diverged", expected="finite values", got="NaN or infinity")
     return state, result
 

@@ -80,11 +80,6 @@ class Workbench:
         self._adaptation: dict[int, tuple[float, ...]] = {}
         self._blocks = blocks
 
-    @property
-    def importance_if_used(self) -> ImportanceReport | None:
-        """The importance report, if anything asked for it."""
-        return self._importance
-
     def importance(self) -> ImportanceReport:
         """Returns scores and harmonizers, from the package or the cache if they were computed before."""
         if self._importance is None:

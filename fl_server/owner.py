@@ -9,7 +9,6 @@
 ==============================  ======  ====================================================================
 """
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 
 from scaleot_core.adapters.adapter import AdapterSpec
 from scaleot_core.bundle.canonical import Sha256
+from scaleot_core.bundle.files import replace_file
 from scaleot_core.bundle.grant import Organisation
 from scaleot_core.errors import InputError, OutputError, RunFileError
 from scaleot_core.federation.averaging import Aggregation
@@ -193,18 +193,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OutputError: the directory cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # the rename itself has to reach the disk
-        finally:
-            os.close(directory)
+        replace_file(path, content, mode=0o666)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error}") from error
 

@@ -137,9 +137,11 @@ def simulate(run: RunFile, directory: Path, reporter: Reporter) -> Report:
 def _compress(session: _Session) -> _Compressed:
     run, full, watch = session.run, session.full, session.watch
     workbench = Workbench(full, run, session.reporter)
+    importance = None
     if needs_importance(run.emulator):
         with watch.stage("importance"):
-            save_importance(workbench.importance(), session.directory / "importance")
+            importance = workbench.importance()
+            save_importance(importance, session.directory / "importance")
     with watch.stage("build"):
         emulator = workbench.build(run.emulator)
         warn_of_disclosure(run, full, emulator.plan, session.reporter)
@@ -147,7 +149,7 @@ def _compress(session: _Session) -> _Compressed:
     with watch.stage("seal"):
         sealed = seal_emulator(emulator, session.workspace, session.directory / "bundle")
         save_owner_public_key(session.workspace.owner_key.public, session.directory / "owner.pub")
-    return _Compressed(emulator.plan, workbench.importance_if_used, described, sealed)
+    return _Compressed(emulator.plan, importance, described, sealed)
 
 
 def _federate(session: _Session, compressed: _Compressed) -> _Federated:

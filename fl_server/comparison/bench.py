@@ -3,8 +3,9 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import torch
@@ -46,21 +47,25 @@ class Bench:
             InputError: model, text or data cannot be used.
         """
         run = point.run
-        data = read_data(run, self._reporter)
-        emulator_facts = self._get("emulator", self._emulator_inputs(run), lambda: self._describe(run))
+        data = cache(lambda: read_data(run, self._reporter))
+        emulator_facts = self._store.get_or_compute("emulator", self._emulator_inputs(run), lambda: self._describe(run))
         measured = {
-            "zero_shot": self._get("zero-shot", self._test_inputs(run), lambda: self._zero_shot(data)),
-            "emulator_zero_shot": self._get(
+            "zero_shot": self._store.get_or_compute(
+                "zero-shot", self._test_inputs(run), lambda: self._zero_shot(data())
+            ),
+            "emulator_zero_shot": self._store.get_or_compute(
                 "emulator-zero-shot",
                 {**self._test_inputs(run), "emulator": emulator_facts["digest"]},
-                lambda: _figures(self._measure(self._emulator_of(run), data.test)),
+                lambda: _figures(self._measure(self._emulator_of(run), data().test)),
             ),
         }
         if run.evaluation.full_fine_tuning:
             inputs = {**self._test_inputs(run), **self._tuning_inputs(run), "evaluation": run.evaluation.model_dump()}
-            measured["full_fine_tuning"] = self._get("full-fine-tuning", inputs, lambda: self._reference(run, data))
+            measured["full_fine_tuning"] = self._store.get_or_compute(
+                "full-fine-tuning", inputs, lambda: self._reference(run, data())
+            )
         inputs = {**self._test_inputs(run), **self._tuning_inputs(run), "emulator": emulator_facts["digest"]}
-        tuned = self._get("tuned", inputs, lambda: self._tune(run, data))
+        tuned = self._store.get_or_compute("tuned", inputs, lambda: self._tune(run, data()))
         return {
             "labels": dict(point.labels),
             "seed": point.seed,
@@ -71,10 +76,6 @@ class Bench:
             "tuning_seconds": tuned["seconds"],
             "failed": tuned.get("failed"),
         }
-
-    def _get(self, what: str, inputs: dict[str, Any], compute: Callable[[], Result]) -> Result:
-        result: Result = self._store.get_or_compute(what, inputs, compute)
-        return result
 
     def _zero_shot(self, data: Data) -> Result:
         return _figures(self._measure(self._full, data.test))

@@ -39,7 +39,9 @@ class ResultStore:
                 "give --out another directory, or delete that one"
             )
 
-    def get_or_compute(self, what: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> Any:
+    def get_or_compute(
+        self, what: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
         """Returns the result ``what`` of ``key``, computed if it is not there yet.
 
         Raises:
@@ -48,14 +50,14 @@ class ResultStore:
         digest = hashlib.sha256(json.dumps([what, key], sort_keys=True).encode()).hexdigest()
         path = self._folder / f"{what}-{digest[:32]}.json"
         try:
-            return json.loads(path.read_bytes())
+            return dict(json.loads(path.read_bytes()))
         except FileNotFoundError:
             pass
         except ValueError as error:
             raise OutputError(f"{path} is damaged: delete it, it will be computed again") from error
         result = compute()
         write_atomically(path, json.dumps(result, indent=1).encode())
-        return json.loads(json.dumps(result))
+        return dict(json.loads(json.dumps(result)))
 
 
 def _is_foreign(path: Path) -> bool:

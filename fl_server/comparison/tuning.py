@@ -3,7 +3,6 @@
 A run with the same run file through server, seal and clients gives the same adapter to the last digit.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import EncodedExample, Record, encode_for_training
-from scaleot_core.training.local import LocalTraining, train_adapter
+from scaleot_core.training.local import LocalTraining, has_diverged, train_adapter
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class _LocalSteps:
             reporter=SilentReporter(),
         )
         state = self.attached.state()
-        if not math.isfinite(result.mean_loss) or not all(bool(t.isfinite().all()) for t in state.values()):
+        if has_diverged(result, state):
             return False
         mean.add(state, num_examples=result.num_examples, train_loss=result.mean_loss)
         return True

@@ -60,6 +60,20 @@ def write_synced(path: Path, data: bytes, *, mode: int) -> None:
         os.fsync(file.fileno())
 
 
+def replace_file(path: Path, data: bytes, *, mode: int) -> None:
+    """Writes a file so that a reader, or a crash, sees the old content or the new one and nothing between.
+
+    Raises ``OSError`` if it cannot be written; the old content is there then, and nothing else.
+    """
+    building = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    try:
+        write_synced(building, data, mode=mode)
+        building.replace(path)
+        sync_directory(path.parent)  # the rename itself has to reach the disk
+    finally:
+        building.unlink(missing_ok=True)
+
+
 def write_new_file(path: Path, data: bytes, *, mode: int) -> None:
     """Writes a file that must not exist yet: whole under its final name, on the disk, or not at all.
 

@@ -5,9 +5,13 @@ weights that look small can matter and large ones not; the idea is that of activ
 SVD-LLM, arXiv 2403.07378), here without a factorisation of the moments: the best map is a projection of the old one.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from scaleot_core.compression.activations import read_blocks
+from scaleot_core.compression.input_moments import LayerInputs
 from scaleot_core.compression.rank import Factorize, ProjectionBlock
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
@@ -34,61 +38,34 @@ def nearest_in_output(
 
     ``names`` are the linear maps inside a layer whose inputs are recorded: the ones that will be compressed.
     """
-    moments = _collect(full, public_blocks, names, batch_size, reporter)
+    inputs = _record_inputs(full, public_blocks, names, batch_size, reporter)
 
     def factorize(place: ProjectionBlock, weight: Matrix, rank: int) -> tuple[Matrix, Matrix]:
-        return truncate_rank_in_output(weight, moments[place.layer, place.name].value, rank)
+        return truncate_rank_in_output(weight, inputs[place.layer].moments(place.name), rank)
 
     return factorize
 
 
-class _Moments:
-    """The sum of x x^T over tokens, (in, in), float32: one for all maps that are fed the same tensor."""
-
-    def __init__(self) -> None:
-        self.value = torch.zeros(())
-
-    def add(self, x: Tensor) -> None:
-        tokens = x.flatten(0, -2).float()
-        self.value = self.value.to(x.device) + tokens.T @ tokens
-
-
-def _collect(
+def _record_inputs(
     full: LanguageModel, blocks: TokenBlocks, names: tuple[str, ...], batch_size: int, reporter: Reporter
-) -> dict[tuple[int, str], _Moments]:
-    moments: dict[tuple[int, str], _Moments] = {}
-    hooks = []
-    for index in range(full.layout.num_layers):
-        recorder = _LayerRecorder(moments, index)
-        layer = full.layout.layer(full.model, index)
-        hooks += [layer.get_submodule(name).register_forward_pre_hook(recorder.hook(name)) for name in names]
-    batches = torch.split(blocks, batch_size)
+) -> list[LayerInputs]:
+    layers = [full.layout.layer(full.model, index) for index in range(full.layout.num_layers)]
+    inputs = [LayerInputs(count=1) for _ in layers]
+    hooks = [
+        layer.get_submodule(name).register_forward_pre_hook(_recorder(name, recorded))
+        for layer, recorded in zip(layers, inputs, strict=True)
+        for name in names
+    ]
     try:
-        with torch.inference_mode(), reporter.stage("rank", steps=len(batches)) as stage:
-            for batch in batches:
-                full.model(input_ids=batch.to(full.model.device), use_cache=False, logits_to_keep=1)
-                stage.advance()
+        read_blocks(full, blocks, batch_size=batch_size, reporter=reporter, stage="rank")
     finally:
         for hook in hooks:
             hook.remove()
-    return moments
+    return inputs
 
 
-class _LayerRecorder:
-    """Adds up one layer's inputs; query, key and value are fed the same tensor, which is added up once."""
+def _recorder(name: str, inputs: LayerInputs) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def record(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        inputs.add(name, args[0])
 
-    def __init__(self, moments: dict[tuple[int, str], _Moments], index: int) -> None:
-        self._moments, self._index = moments, index
-        self._last: tuple[Tensor, _Moments] | None = None
-
-    def hook(self, name: str):  # type: ignore[no-untyped-def]
-        def record(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            key = (self._index, name)
-            if self._last is not None and self._last[0] is args[0]:
-                self._moments[key] = self._last[1]
-                return
-            moments = self._moments.setdefault(key, _Moments())
-            moments.add(args[0])
-            self._last = (args[0], moments)
-
-        return record
+    return record

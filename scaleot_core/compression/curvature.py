@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from scaleot_core.compression.input_moments import LayerInputs, OuterProductMean
 from scaleot_core.compression.rank import ProjectionBlock, split_fused
 from scaleot_core.models.families import Fusion
 from scaleot_core.models.layout import DecoderLayout
@@ -62,7 +63,7 @@ def measure_curvature(
             for batch in batches:
                 loss = _back_propagate(full, batch)
                 for recorder in recorders:
-                    recorder.forget()
+                    recorder.inputs.forget()
                 stage.advance(loss=loss / (batch.shape[0] * (batch.shape[1] - 1)))
     finally:
         for hook in hooks:
@@ -84,23 +85,12 @@ def _back_propagate(full: LanguageModel, batch: TokenBlocks) -> float:
     return float(loss.detach())
 
 
-class _Mean:
-    """The mean over tokens of ``left right^T``, float32, added up batch by batch."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self.value = torch.zeros(())
-
-    def add(self, left: Matrix, right: Matrix) -> None:
-        """Adds tokens, one in each column of ``left`` (a, tokens) and of ``right`` (b, tokens)."""
-        self.value = self.value.to(left.device) + left @ right.T / self._count
-
-
 class _Means:
     """The three means around one matrix."""
 
-    def __init__(self, inputs: _Mean, count: int) -> None:
-        self.inputs, self.output_gradients, self.gradient = inputs, _Mean(count), _Mean(count)
+    def __init__(self, inputs: OuterProductMean, count: int) -> None:
+        self.inputs = inputs
+        self.output_gradients, self.gradient = OuterProductMean(count), OuterProductMean(count)
 
 
 class _LayerRecorder:
@@ -111,18 +101,14 @@ class _LayerRecorder:
     ) -> None:
         self.index = index
         self._means, self._layout, self._count = means, layout, num_predictions
-        self._last: tuple[Tensor, _Mean] | None = None
-
-    def forget(self) -> None:
-        """Lets go of the batch's activations."""
-        self._last = None
+        self.inputs = LayerInputs(num_predictions)
 
     def hook(self, name: str):  # type: ignore[no-untyped-def]
         fusion = self._layout.family.fusion if name == self._layout.attention_linears[0] else None
 
         def record(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             x = args[0].detach().flatten(0, -2)
-            inputs = self._add_inputs(name, args[0], x)
+            inputs = self.inputs.add(name, args[0])
 
             def take(gradient: Tensor) -> None:
                 self._add_gradients(name, fusion, inputs, x.T.float(), gradient.flatten(0, -2).T.float())
@@ -131,17 +117,9 @@ class _LayerRecorder:
 
         return record
 
-    def _add_inputs(self, name: str, fed: Tensor, x: Tensor) -> _Mean:
-        """Adds up what a map is fed, once for all maps that are fed the same tensor."""
-        if self._last is not None and self._last[0] is fed:
-            return self._last[1]
-        known = self._means.get(ProjectionBlock(self.index, name))
-        mean = known.inputs if known else _Mean(self._count)
-        mean.add(x.T.float(), x.T.float())
-        self._last = (fed, mean)
-        return mean
-
-    def _add_gradients(self, name: str, fusion: Fusion | None, inputs: _Mean, x: Matrix, gradients: Matrix) -> None:
+    def _add_gradients(
+        self, name: str, fusion: Fusion | None, inputs: OuterProductMean, x: Matrix, gradients: Matrix
+    ) -> None:
         heads = self._layout.num_attention_heads
         parts = split_fused(gradients, fusion, heads) if fusion else [gradients]
         for number, part in enumerate(parts):

@@ -4,14 +4,14 @@ The two alternate on public text while the model stays frozen. Source: ScaleOT (
 Zhu, AAAI 2025, arXiv 2412.09812), stage 1. What the paper leaves open is a field of ``ImportanceSettings``.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from scaleot_core.compression.activations import layer_outputs
 from scaleot_core.compression.closed_form import fit_harmonizers
 from scaleot_core.compression.harmonizer import Harmonizer
 from scaleot_core.compression.public_text import endless_batches, next_token_loss, relative_distance
@@ -20,7 +20,7 @@ from scaleot_core.models.layout import DecoderLayout
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
-from scaleot_core.shapes import HiddenStates, Scores, TensorDict, TokenBlocks, TokenIds
+from scaleot_core.shapes import Scores, TensorDict, TokenBlocks, TokenIds
 
 RewardKind = Literal["raw", "normalised"]
 MAX_DRAWS = 1000
@@ -204,27 +204,14 @@ class SwappableLayers:
 
     def loss_with_hidden_states(self, replaced: frozenset[int], token_ids: TokenIds, weight: float) -> Tensor:
         """Returns ``loss`` plus ``weight`` times the relative distance of the last layer's output from the full's."""
+        model, last = self._full.model, self._layout.num_layers - 1
         self._place(frozenset())
-        with torch.no_grad(), self._last_output() as full_states:
-            self._full.model(input_ids=token_ids.to(self._full.model.device), use_cache=False, logits_to_keep=1)
+        with torch.no_grad(), layer_outputs(model, self._layout, [last]) as full_states:
+            model(input_ids=token_ids.to(model.device), use_cache=False, logits_to_keep=1)
         self._place(replaced)
-        with self._last_output() as states:
-            loss = next_token_loss(self._full.model, token_ids)
-        return loss + weight * relative_distance(full_states[0], states[0])
-
-    @contextmanager
-    def _last_output(self) -> Iterator[list[HiddenStates]]:
-        """Yields a list that takes what the last position of the model puts out, whichever module stands there."""
-        outputs: list[HiddenStates] = []
-
-        def keep(_: nn.Module, __: object, output: HiddenStates | tuple[HiddenStates, object]) -> None:
-            outputs.append(output[0] if isinstance(output, tuple) else output)
-
-        hook = self._layout.layer(self._full.model, self._layout.num_layers - 1).register_forward_hook(keep)
-        try:
-            yield outputs
-        finally:
-            hook.remove()
+        with layer_outputs(model, self._layout, [last]) as states:
+            loss = next_token_loss(model, token_ids)
+        return loss + weight * relative_distance(full_states[last], states[last])
 
     def _place(self, replaced: frozenset[int]) -> None:
         for index, layer in enumerate(self._layers):

@@ -4,7 +4,6 @@
 ``LayerPlan.to_json`` gives them: index, role, and the share of rank that was kept.
 """
 
-import secrets
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from scaleot_core.bundle.files import sync_directory, write_synced
+from scaleot_core.bundle.files import replace_file
 from scaleot_core.compression.plan import LayerPlan
 from scaleot_core.errors import InputError, ModelError, OutputError
 
@@ -115,16 +114,9 @@ def record_disclosure(directory: Path, model_digest: str, emulator: DisclosedEmu
 
 
 def _write(path: Path, record: DisclosureRecord) -> None:
-    """Writes a record so that a reader, or a crash, sees the old one or the new one."""
     entries = [_EmulatorEntry(digest=one.digest, date=one.day, layers=one.plan.to_json()) for one in record.emulators]
     text = _RecordFile(model=record.model_digest, emulators=entries).model_dump_json(indent=1)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        write_synced(partial, f"{text}\n".encode(), mode=0o600)
-        partial.replace(path)
-        sync_directory(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(path, f"{text}\n".encode(), mode=0o600)
 
 
 def _unreadable(path: Path, fault: str) -> InputError:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import pairwise
 
 from scaleot_core.compression.emulator import Emulator
 from scaleot_core.errors import ModelError
@@ -13,7 +13,7 @@ from scaleot_core.model_privacy.unfrozen import unfrozen_copy
 from scaleot_core.progress import Reporter
 from scaleot_core.shapes import TokenBlocks
 from scaleot_core.training.data import EncodedExample
-from scaleot_core.training.local import LocalTraining, Step, take_steps
+from scaleot_core.training.local import LocalTraining, Step, take_steps, watch_steps
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def heal_emulator(
     points: list[HealingPoint] = []
     for budget in budgets:
         taken_before, tokens_before = (points[-1].steps, points[-1].public_tokens) if points else (0, 0)
-        taken = _take(steps, budget - taken_before, reporter)
+        count = budget - taken_before
+        taken = watch_steps(steps, count, title="healing", reporter=reporter) if count else []
         healed.model.zero_grad(set_to_none=True)
         metrics = evaluate(healed.model, healed.tokenizer, yardstick.records, reporter=reporter)
         tuned = None
@@ -94,13 +95,3 @@ def _public_steps(healed: Emulator, blocks: TokenBlocks, settings: HealingSettin
         pad_token_id=healed.tokenizer.pad_token_id,
         seed=seed,
     )
-
-
-def _take(steps: Iterator[Step], count: int, reporter: Reporter) -> list[Step]:
-    taken: list[Step] = []
-    if count:
-        with reporter.stage("healing", steps=count) as stage:
-            for step in islice(steps, count):
-                taken.append(step)
-                stage.advance(loss=step.loss)
-    return taken

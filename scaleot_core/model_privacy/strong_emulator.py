@@ -5,14 +5,13 @@ The published figure of a tuned emulator is only a lower bound of what a data ow
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from scaleot_core.compression.emulator import Emulator
 from scaleot_core.evaluation import Metrics, evaluate
 from scaleot_core.model_privacy.unfrozen import unfrozen_copy
 from scaleot_core.progress import Reporter
 from scaleot_core.training.data import EncodedExample, Record
-from scaleot_core.training.local import LocalTraining, take_steps
+from scaleot_core.training.local import LocalTraining, take_steps, watch_steps
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,8 @@ def tune_whole_emulator(
     pad_token_id: int = emulator.tokenizer.pad_token_id
     parameters = list(copied.model.parameters())
     steps = take_steps(copied.model, parameters, private.examples, training, pad_token_id=pad_token_id, seed=seed)
-    losses = []
-    with reporter.stage("strong emulator", steps=training.steps) as stage:
-        for step in islice(steps, training.steps):
-            losses.append(step.loss)
-            stage.advance(loss=step.loss)
+    taken = watch_steps(steps, training.steps, title="strong emulator", reporter=reporter)
     del steps, parameters  # gradients and moments: 12 bytes a parameter that the evaluation does not need
     copied.model.requires_grad_(False).zero_grad(set_to_none=True)
-    return StrongEmulator(evaluate(copied.model, copied.tokenizer, records, reporter=reporter), tuple(losses))
+    metrics = evaluate(copied.model, copied.tokenizer, records, reporter=reporter)
+    return StrongEmulator(metrics, tuple(step.loss for step in taken))

@@ -1,5 +1,6 @@
 """Tuning on one data owner's text: some steps of gradient descent on an adapter, all else frozen."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ from scaleot_core.errors import DataError
 from scaleot_core.models.layout import layout_for
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
+from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import IGNORED_LABEL, Batch, EncodedExample, collate
 from scaleot_core.training.recomputation import recomputed_activations
 
@@ -81,12 +83,23 @@ def train_adapter(
     started = time.monotonic()
     parameters = list(attached.trainable().values())
     steps = take_steps(attached.model, parameters, examples, settings, pad_token_id=pad_token_id, seed=seed)
-    losses = []
-    with reporter.stage("training", steps=settings.steps) as stage:
-        for step in islice(steps, settings.steps):
-            losses.append(step.loss)
+    taken = watch_steps(steps, settings.steps, title="training", reporter=reporter)
+    return TrainingResult(tuple(step.loss for step in taken), len(examples), time.monotonic() - started)
+
+
+def watch_steps(steps: Iterator[Step], count: int, *, title: str, reporter: Reporter) -> list[Step]:
+    """Takes the next ``count`` steps and reports each."""
+    taken = []
+    with reporter.stage(title, steps=count) as stage:
+        for step in islice(steps, count):
+            taken.append(step)
             stage.advance(loss=step.loss)
-    return TrainingResult(tuple(losses), len(examples), time.monotonic() - started)
+    return taken
+
+
+def has_diverged(result: TrainingResult, state: TensorDict) -> bool:
+    """Tells whether training came to a loss or a value of the adapter's ``state`` that is not finite."""
+    return not math.isfinite(result.mean_loss) or not all(bool(tensor.isfinite().all()) for tensor in state.values())
 
 
 def take_steps(

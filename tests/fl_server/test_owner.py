@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import stat
@@ -124,13 +125,18 @@ def test_the_number_of_clients_is_checked(tmp_path: Path) -> None:
         check_clients(tmp_path, 3)
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
-    (tmp_path / f".file.{os.getpid()}.part").mkdir()  # the temporary file cannot be opened
+
+    def full_disk(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OutputError, match="file"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_unwritable_directory_is_an_output_error(tmp_path: Path) -> None:

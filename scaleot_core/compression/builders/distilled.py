@@ -21,13 +21,14 @@ Differs from the paper: dropout is off. As there, kept layers are float32 while 
 to the model's type; the emulator of a bfloat16 model computes in bfloat16 meanwhile, any other in float32.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
+from scaleot_core.compression.activations import layer_outputs
 from scaleot_core.compression.builders.request import Distillation, EmulatorRequest, PublicKnowledge
 from scaleot_core.compression.builders.uniform import plan_uniform
 from scaleot_core.compression.emulator import Emulator, build_emulator
@@ -76,8 +77,8 @@ def distil_kept_layers(
     batches = islice(endless_batches(public_blocks, batch_size, generator_for(seed, "distillation")), settings.steps)
     with (
         _trainable(emulator, kept),
-        _outputs(full, ends) as full_states,
-        _outputs(emulator, ends) as emulator_states,
+        layer_outputs(full.model, full.layout, ends) as full_states,
+        layer_outputs(emulator.model, emulator.layout, ends) as emulator_states,
         reporter.stage("distillation", steps=settings.steps) as stage,
     ):
         optimizer = torch.optim.AdamW(kept, settings.learning_rate, weight_decay=0.0)
@@ -145,22 +146,3 @@ def _trainable(emulator: Emulator, kept: Sequence[nn.Parameter]) -> Iterator[Non
         parameter.grad = None
     for parameter in widened:
         parameter.data = parameter.data.to(dtype)
-
-
-@contextmanager
-def _outputs(model: LanguageModel | Emulator, indices: Sequence[int]) -> Iterator[dict[int, HiddenStates]]:
-    """Yields what the layers at these original indices gave in the last forward pass."""
-    states: dict[int, HiddenStates] = {}
-
-    def keep(index: int) -> Callable[..., None]:
-        def hook(_: nn.Module, __: object, output: HiddenStates | tuple[HiddenStates, object]) -> None:
-            states[index] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    hooks = [model.layout.layer(model.model, index).register_forward_hook(keep(index)) for index in indices]
-    try:
-        yield states
-    finally:
-        for hook in hooks:
-            hook.remove()
