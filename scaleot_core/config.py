@@ -61,7 +61,7 @@ def with_settings(run: RunFile, settings: Mapping[str, Any]) -> RunFile:
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
         (changes.setdefault(section, {}) if section else changes)[name] = value
-    document = run.model_dump()
+    document = run.model_dump(exclude_unset=True)  # a default that follows another key follows its new value
     _merge(document, changes)
     changed, faults = _validate(document)
     if faults or changed is None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from scaleot_core.models.attention import attention_for_training
 from scaleot_core.shapes import HiddenStates, TokenBlocks, TokenIds
 
 
@@ -18,7 +19,8 @@ def endless_batches(blocks: TokenBlocks, batch_size: int, generator: torch.Gener
 def next_token_loss(model: nn.Module, token_ids: TokenIds) -> Tensor:
     """Returns the mean next-token cross-entropy of ``model`` on ``token_ids`` (batch, tokens), a float32 scalar."""
     token_ids = token_ids.to(next(model.parameters()).device)
-    logits = model(input_ids=token_ids, use_cache=False).logits[:, :-1]
+    with attention_for_training(model, token_ids):
+        logits = model(input_ids=token_ids, use_cache=False).logits[:, :-1]
     return nn.functional.cross_entropy(logits.flatten(0, 1).float(), token_ids[:, 1:].flatten())
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.errors import DataError
+from scaleot_core.models.attention import attention_for_training
 from scaleot_core.models.layout import layout_for
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
@@ -146,7 +147,8 @@ def target_loss(model: nn.Module, batch: Batch) -> Tensor:
     """
     is_target = batch.labels[:, 1:] != IGNORED_LABEL
     before_target = nn.functional.pad(is_target, (0, 1))
-    logits = model(input_ids=batch.input_ids, logits_to_keep=before_target, use_cache=False).logits
+    with attention_for_training(model, batch.input_ids):
+        logits = model(input_ids=batch.input_ids, logits_to_keep=before_target, use_cache=False).logits
     return nn.functional.cross_entropy(logits.float(), batch.labels[:, 1:][is_target])
 
 
