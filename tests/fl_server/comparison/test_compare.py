@@ -98,7 +98,7 @@ def test_evaluations_are_shared_between_points(task: Path, tmp_path: Path) -> No
 
 def test_the_round_with_the_least_validation_loss_on_the_emulator_is_plugged_in(task: Path, tmp_path: Path) -> None:
     unlearnt = tmp_path / "unlearnt.jsonl"  # its answers become less likely with every round of training on others
-    unlearnt.write_text((task / "test.jsonl").read_text().replace("positive\"", "xxx\"").replace("negative\"", "zzz\""))
+    unlearnt.write_text((task / "test.jsonl").read_text().replace('positive"', 'xxx"').replace('negative"', 'zzz"'))
     wild = ("federation.rounds=4", f"data.validation={unlearnt}", f"data.test={unlearnt}")
     one = ('compare.builders=["uniform"]', "compare.seeds=[0]", "evaluation.full_fine_tuning=false")
     run = tiny_run(task, *wild, *one)
