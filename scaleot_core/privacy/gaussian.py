@@ -1,11 +1,13 @@
 """The Gaussian noise: the one that loses least where releases are many or wide."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
+from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from scipy import special
 
-from scaleot_core.privacy.noise_ranges import check_positive
+from scaleot_core.privacy.noise_ranges import Norm, check_noise_multiplier
+from scaleot_core.privacy.privacy_loss import gaussian_loss
 from scaleot_core.privacy.secret_random import Floats, SecretSource
 
 
@@ -15,10 +17,10 @@ class Gaussian:
 
     noise_multiplier: float
     """The standard deviation; relative to the norm's bound, as everything here."""
-    bound: ClassVar[Literal["L1", "L2"]] = "L2"
+    norm: ClassVar[Norm] = "L2"
 
     def __post_init__(self) -> None:
-        check_positive("gaussian", noise_multiplier=self.noise_multiplier)
+        check_noise_multiplier("gaussian", self.noise_multiplier)
 
     def stddev(self) -> float:
         """Returns the standard deviation of one coordinate."""
@@ -32,3 +34,7 @@ class Gaussian:
         """Returns the probability of a noise above each value."""
         above: Floats = special.ndtr(-values / self.noise_multiplier)
         return above
+
+    def privacy_loss(self, sample_rate: float) -> PrivacyLossDistribution:
+        """Returns the loss of one release."""
+        return gaussian_loss(self.noise_multiplier, sample_rate)

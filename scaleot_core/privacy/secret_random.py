@@ -75,9 +75,9 @@ class SecretSource:
             if drawn < bound:
                 return drawn
 
-    def coin(self, probability: Fraction) -> bool:
+    def coin(self, numerator: int, denominator: int) -> bool:
         """Returns true with exactly this probability, from 0 to 1."""
-        return self.integer_below(probability.denominator) < probability.numerator
+        return self.integer_below(denominator) < numerator
 
     def coins(self, probability: float, count: int) -> Coins:
         """Returns ``count`` independent coins, each true with exactly the probability that the float says.
@@ -96,5 +96,5 @@ class SecretSource:
         words = self.words(count)
         coins: Coins = words < np.uint64(threshold)
         for tie in np.flatnonzero(words == np.uint64(threshold)):
-            coins[tie] = self.coin(scaled - threshold)
+            coins[tie] = self.coin(*(scaled - threshold).as_integer_ratio())
         return coins
