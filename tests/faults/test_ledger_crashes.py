@@ -94,7 +94,7 @@ def test_a_hundred_kills_around_releases_leave_no_release_uncharged_and_none_wit
     for _ in range(KILLS):
         wanted = len(told(tmp_path / "sent")) + draw.randint(0, 2)
         process = start(take_part, tmp_path, 10**6)
-        while len(told(tmp_path / "sent")) < wanted:
+        while process.is_alive() and len(told(tmp_path / "sent")) < wanted:
             time.sleep(0.001)
         time.sleep(draw.uniform(0.0, 0.05))
         process.kill()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from scaleot_core.errors import BudgetExhaustedError, InputError, LedgerError, OutputError
+from scaleot_core.privacy.accountant import Accountant
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.ledger import Reservation, open_ledger
 from scaleot_core.privacy.ledger_file import create_ledger
@@ -94,7 +95,7 @@ def test_past_the_budget_nothing_is_charged_and_the_refusal_says_what_fits(tmp_p
         for round_number in range(1, 6):
             release(ledger, round_number, b"noised")
         lines = place.lines.read_bytes()
-        for asked in (gaussian(), gaussian(1e-3), gaussian(1e4)):
+        for asked in (gaussian(), gaussian(0.5), gaussian(1e4)):
             with pytest.raises(BudgetExhaustedError) as refused:
                 ledger.reserve(RUN, 6, [asked], "adapter update", now=NOW)
         assert refused.value.exit_code == 4
@@ -358,7 +359,7 @@ def test_two_new_ledgers_have_no_line_in_common(tmp_path: Path) -> None:
 
 
 def test_events_come_back_from_the_disk_bit_for_bit(tmp_path: Path) -> None:
-    events = tuple(gaussian(value, 3) for value in (0.1 + 0.2, 1e-7, 1e22, 5e-324, 1.7976931348623157e308, 2.0))
+    events = tuple(gaussian(value, 3) for value in (0.1 + 0.2, 100 / 3, 1e22, 2.0, 0.7))
     place = new_ledger(tmp_path)
     with open_ledger(place.directory, TERMS, epsilon_of=lambda events, delta: 0.0, now=NOW) as ledger:
         ledger.reserve(RUN, 1, events, "adapter update", now=NOW)
@@ -370,3 +371,21 @@ def test_terms_out_of_range_cannot_be_made() -> None:
     for delta in (0.0, 1.0, float("nan")):
         with pytest.raises(ValueError, match="delta"):
             LedgerTerms(data_set=TERMS.data_set, delta=delta)
+
+
+def test_with_the_accountant_rounds_are_refused_where_an_independent_composition_says(tmp_path: Path) -> None:
+    round_events = [
+        PrivacyEvent("gaussian", {"noise_multiplier": 1.2}, 0.05, 20),
+        PrivacyEvent("laplace", {"scale": 40.0, "dimension": 1.0}, 1.0, 1),
+    ]
+    place, accountant = new_ledger(tmp_path, budget_epsilon=3.0), Accountant()
+    with open_ledger(place.directory, TERMS, epsilon_of=accountant.epsilon, now=NOW) as ledger:
+        assert ledger.budget.rounds_that_fit(round_events) == 7
+        for round_number in range(1, 8):
+            release(ledger, round_number, b"noised", *round_events)
+        # 2.8655: the distributions of dp-accounting itself, at a discretisation of 1e-3.
+        assert ledger.budget.spent == pytest.approx(2.8655, rel=0.005)
+        with pytest.raises(BudgetExhaustedError):
+            ledger.reserve(RUN, 8, round_events, "adapter update", now=NOW)
+    with open_ledger(place.directory, TERMS, epsilon_of=Accountant().epsilon, now=NOW) as again:
+        assert again.budget.spent == accountant.epsilon(round_events * 7, TERMS.delta)
