@@ -51,13 +51,14 @@ def create_ledger(
         opened = Opened(ledger=secrets.token_hex(16), terms=terms, budget_epsilon=budget_epsilon, time=now)
     except ValidationError as error:
         raise InputError(f"a ledger's budget: expected an epsilon above 0, got {budget_epsilon}") from error
-    heads = [directory / HEAD_FILE, *mirrored_head(mirror, terms)]
-    if any(os.path.lexists(path) for path in heads[1:]):
-        raise LedgerError(
-            str(directory),
-            f"a ledger of this data set exists already: {heads[1]} holds its head. Use that ledger or its newest copy; "
-            "remove the mirrored head only if the ledger is lost for good",
-        )
+    mirrored = mirrored_head(mirror, terms)
+    for path in mirrored:
+        if os.path.lexists(path):
+            raise LedgerError(
+                str(directory),
+                f"a ledger of this data set exists already: {path} holds its head. Use that ledger or its newest copy; "
+                "remove the mirrored head only if the ledger is lost for good",
+            )
     chain = LedgerChain(str(directory))
     line = chain.write_line(opened)
     chain.read_line(line[:-1])
@@ -68,7 +69,7 @@ def create_ledger(
         (building / RELEASES_DIRECTORY).mkdir(mode=_PRIVATE_DIRECTORY)
         sync_directory(building / RELEASES_DIRECTORY)
     with _writing(directory):
-        for path in heads[1:]:
+        for path in mirrored:
             replace_file(path, encode_head(chain), mode=_PRIVATE_FILE)
 
 

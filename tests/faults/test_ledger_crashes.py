@@ -84,7 +84,7 @@ def check_the_record(parent: Path) -> None:
 
 
 def start(work: Callable[..., None], *arguments: Any) -> ForkProcess:
-    process = FORK.Process(target=work, args=arguments)
+    process = FORK.Process(target=work, args=arguments, daemon=True)  # it ends with us, should a test be stopped
     process.start()
     return process
 
