@@ -21,8 +21,9 @@ from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 from scaleot_core.errors import InputError
 from scaleot_core.privacy.events import EventKind, PrivacyEvent, merge_events
+from scaleot_core.privacy.loss_power import loss_power
 from scaleot_core.privacy.noise_ranges import MOST_EPSILON
-from scaleot_core.privacy.privacy_loss import mean_loss
+from scaleot_core.privacy.privacy_loss import epsilon_at, mean_loss
 
 LEAST_DELTA: Final = 1e-11
 """Below it the truncated tails (1e-15 for each composition) and float64's rounding would be most of it."""
@@ -78,7 +79,7 @@ class Accountant:
         exact_delta = delta - _rounding(merged)
         if exact_delta <= 0 or not self._is_bounded(merged):
             return math.inf
-        return float(self._compose(merged).get_epsilon_for_delta(exact_delta))
+        return epsilon_at(self._compose(merged), exact_delta)
 
     def delta(self, events: Iterable[PrivacyEvent], epsilon: float) -> float:
         """Returns the least delta that is known to hold at an epsilon of 0 or more; 1 where none does."""
@@ -97,11 +98,11 @@ class Accountant:
         return PrivacyStatement(self.epsilon(merged, delta), delta, noises, _sampling(merged), releases)
 
     def _compose(self, events: tuple[PrivacyEvent, ...]) -> PrivacyLossDistribution:
-        powers = (self._distribution(event).self_compose(event.count) for event in events)
+        powers = (loss_power(self._distribution(event), event.count) for event in events)
         return reduce(PrivacyLossDistribution.compose, powers)
 
     def _is_bounded(self, events: tuple[PrivacyEvent, ...]) -> bool:
-        """Tells whether the events' mean loss is small enough for a distribution of their sum to be worth its memory."""
+        """Tells whether the events' mean loss is small enough for the distribution of its sum to fit in memory."""
         return sum(event.count * mean_loss(self._distribution(event)) for event in events) <= MOST_EPSILON
 
     def _distribution(self, event: PrivacyEvent) -> PrivacyLossDistribution:

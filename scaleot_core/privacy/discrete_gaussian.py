@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from scaleot_core.errors import InputError
-from scaleot_core.privacy.noise_ranges import Norm, check_noise_multiplier, check_positive
-from scaleot_core.privacy.privacy_loss import gaussian_loss
+from scaleot_core.privacy.gaussian import Gaussian
+from scaleot_core.privacy.noise_ranges import LEAST_NOISE_MULTIPLIER, Norm, check_noise_multiplier, check_positive
 from scaleot_core.privacy.secret_random import Floats, SecretSource
 
 CELLS_PER_UNIT: Final = 2.0**16
@@ -87,7 +87,8 @@ class DiscreteGaussian:
         within 1e-33 of 1, which no float64 can tell from 1, and the loss of noise is (r / s)**2 / 2 of it.
         """
         lost = ROUNDING_CELLS / (self.noise_multiplier * self.cells_per_unit)
-        return gaussian_loss(self.noise_multiplier * math.sqrt(1 - lost**2), sample_rate)
+        smaller = max(self.noise_multiplier * math.sqrt(1 - lost**2), LEAST_NOISE_MULTIPLIER)
+        return Gaussian(smaller).privacy_loss(sample_rate)
 
 
 def sample_discrete_gaussian(source: SecretSource, variance: Fraction) -> int:

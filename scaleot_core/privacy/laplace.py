@@ -2,15 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 from scaleot_core.errors import InputError
 from scaleot_core.privacy.noise_ranges import Norm, check_dimension, check_greatest_loss, check_positive
-from scaleot_core.privacy.privacy_loss import OutputCells, cells_loss, laplace_loss, pure_loss
+from scaleot_core.privacy.privacy_loss import OutputCells, cells_loss, pure_loss, symmetric_cells
 from scaleot_core.privacy.secret_random import Floats, SecretSource
+
+_CENTRAL_CELLS: Final = 4000
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Laplace:
     def privacy_loss(self, sample_rate: float) -> PrivacyLossDistribution:
         """Returns the loss of one release: exact in one dimension, the bound of its greatest loss in more."""
         if self.dimension == 1:
-            return laplace_loss(self.scale, sample_rate)
+            edges = np.append(np.linspace(0.5, 1.0, _CENTRAL_CELLS), np.inf)
+            log_ratios = np.minimum(2 * edges - 1, 1.0) / self.scale
+            return cells_loss(symmetric_cells(edges, self.survival, log_ratios), sample_rate)
         return pure_loss(1 / self.scale, sample_rate)
 
 
@@ -123,7 +127,7 @@ class Staircase:
         unshifted = np.concatenate([[0.5], unshifted, [0.5 * ratio]])
         shifted = np.concatenate([[0.5 * ratio], shifted, [0.5]])
         empty = (unshifted == 0) & (shifted == 0)  # a step of one half has no cell in the middle
-        constant = np.where(empty, 1.0, shifted / np.where(empty, 1.0, unshifted))
+        constant = np.log(np.where(empty, 1.0, shifted) / np.where(empty, 1.0, unshifted))
         return OutputCells(unshifted, shifted, constant, constant)
 
 

@@ -31,7 +31,7 @@ from scaleot_core.privacy.noise_ranges import (
     check_not_negative,
     check_positive,
 )
-from scaleot_core.privacy.privacy_loss import OutputCells, cells_loss, pure_loss
+from scaleot_core.privacy.privacy_loss import OutputCells, cells_loss, pure_loss, symmetric_cells
 from scaleot_core.privacy.secret_random import Floats, SecretSource
 
 LARGEST_NOISE: Final = 2.0**100
@@ -41,6 +41,7 @@ clamping the noise is clamping the release, which happens after the noise and co
 _CENTRAL_CELLS: Final = 1000
 _TAIL_CELLS: Final = 4000
 _TAIL_MASS: Final = 1e-18
+_FARTHEST: Final = 1e300
 _NARROW: Final = 1e-2
 """Below it a series is more exact than a difference of great numbers."""
 
@@ -133,11 +134,13 @@ class Lmo:
         rate = self.gamma_weight * gamma + self.exponential_weight * exponential + self.uniform_weight * uniform
         with np.errstate(divide="ignore", over="ignore"):
             magnitude = self.scale * source.exponential(count) / rate
-        return source.signs(count) * np.minimum(magnitude, LARGEST_NOISE)
+        drawn: Floats = source.signs(count) * np.minimum(magnitude, LARGEST_NOISE)
+        return drawn
 
     def survival(self, values: Floats) -> Floats:
         """Returns the probability of a noise above each value: M / 2."""
-        tail = 0.5 * self._moment(np.abs(values) / self.scale)
+        finite = np.minimum(np.abs(values) / self.scale, _FARTHEST)
+        tail = 0.5 * np.where(np.isinf(values), 0.0, self._moment(finite))
         return np.where(values >= 0, tail, 1 - tail)
 
     def density(self, values: Floats) -> Floats:
@@ -168,12 +171,13 @@ class Lmo:
         exponential = -np.log1p(self.exponential_weight / self.exponential_rate * t)
         lowest = -self.uniform_weight * self.uniform_low * t
         width = self.uniform_weight * (self.uniform_high - self.uniform_low) * t
-        moment: Floats = gamma + exponential + lowest + np.log(special.exprel(-width))
-        return moment
+        logarithm: Floats = gamma + exponential + lowest + np.log(special.exprel(-width))
+        return logarithm
 
     def _log_density(self, t: Floats) -> Floats:
         """ln E[u exp(-u t)]: the density, without scale and half; convex in t, as the logarithm of a mixture is."""
-        return self._log_moment(t) + np.log(self._first(t))
+        logarithm: Floats = self._log_moment(t) + np.log(self._first(t))
+        return logarithm
 
     def _first(self, t: Floats) -> Floats:
         """E[u exp(-u t)] / M(t): the mean of u under the law tilted by exp(-u t), part by part."""
@@ -220,31 +224,15 @@ class Lmo:
     def _cells(self) -> OutputCells:
         """Cells in which the loss is monotone: it rises to the cusp at 1 and falls again beyond it.
 
-        Beyond 1 the ratio p(x - 1) / p(x) falls towards 1 or more, since ln p is convex on either side of zero; below
-        0 it is the inverse of that by symmetry, and between the two it rises.
+        Beyond 1 the logarithm of p(x - 1) / p(x) falls, never below 0, since ln p is convex on either side of zero.
         """
         reach = 1.0
         while self.survival(np.array([reach]))[0] > _TAIL_MASS and reach < 1 / _TAIL_MASS:
             reach *= 2
-        beyond = np.concatenate([[0.0], np.geomspace(1e-6, 1.0, _TAIL_CELLS) * reach])
-        right = np.concatenate([np.linspace(0.5, 1.0, _CENTRAL_CELLS), 1.0 + beyond[1:]])
-        edges = np.concatenate([1 - right[:0:-1], right])
-        ratio = np.exp(
-            self._log_density(np.abs(edges - 1) / self.scale) - self._log_density(np.abs(edges) / self.scale)
-        )
-        ratio = np.concatenate([[1.0], ratio, [1.0]])  # no nearer to 1 at infinity
-        unshifted = self._cell_masses(edges)
-        return OutputCells(
-            unshifted,
-            unshifted[::-1],
-            np.minimum(ratio[:-1], ratio[1:]),
-            np.maximum(ratio[:-1], ratio[1:]),
-        )
-
-    def _cell_masses(self, edges: Floats) -> Floats:
-        """The noise's probability below, between and above the edges, of which one is 0: exact far from it, too."""
-        tails = 0.5 * self._moment(np.abs(edges) / self.scale)
-        return np.concatenate([tails[:1], np.abs(np.diff(tails)), tails[-1:]])
+        beyond = 1 + np.geomspace(1e-6 * reach, reach, _TAIL_CELLS)
+        edges = np.concatenate([np.linspace(0.5, 1.0, _CENTRAL_CELLS), beyond])
+        ratios = self._log_density(np.abs(edges - 1) / self.scale) - self._log_density(edges / self.scale)
+        return symmetric_cells(np.append(edges, np.inf), self.survival, np.append(ratios, 0.0))
 
 
 def _tilted_uniform_mean(width: Floats) -> Floats:

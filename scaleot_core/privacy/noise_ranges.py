@@ -33,8 +33,8 @@ def check_noise_multiplier(law: str, noise_multiplier: float) -> None:
     """Raises InputError for a Gaussian's noise that hides nothing, or is no number."""
     if not (math.isfinite(noise_multiplier) and noise_multiplier >= LEAST_NOISE_MULTIPLIER):
         raise InputError(
-            f"noise {law}, noise_multiplier: expected a finite number of {LEAST_NOISE_MULTIPLIER:g} or more (less noise "
-            f"hides nothing), got {noise_multiplier}"
+            f"noise {law}, noise_multiplier: expected a finite number of {LEAST_NOISE_MULTIPLIER:g} or more "
+            f"(less noise hides nothing), got {noise_multiplier}"
         )
 
 

@@ -7,16 +7,13 @@ privacy via characteristic function").
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from dp_accounting.pld import pld_pmf
-from dp_accounting.pld.privacy_loss_distribution import (
-    PrivacyLossDistribution,
-    from_gaussian_mechanism,
-    from_laplace_mechanism,
-)
+from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 from scaleot_core.privacy.secret_random import Floats
 
@@ -26,10 +23,10 @@ LOSS_INTERVAL: Final = 1e-4
 
 @dataclass(frozen=True)
 class OutputCells:
-    """A partition of the real line: how likely each cell is for a sum of 0 and of 1, and how the two densities relate.
+    """A partition of the outputs: how likely each cell is for a sum of 0 and of 1, and how the two densities relate.
 
-    All arrays have shape (cells,). Within a cell the ratio p(x - 1) / p(x) lies between ``least_ratio`` and
-    ``greatest_ratio``; where it is constant the three ratios are one.
+    All arrays have shape (cells,). Within a cell ln p(x - 1) - ln p(x) lies between ``least_ratio`` and
+    ``greatest_ratio``. What no cell covers counts as an infinite loss.
     """
 
     unshifted: Floats
@@ -40,28 +37,18 @@ class OutputCells:
     greatest_ratio: Floats
 
 
-def gaussian_loss(noise_multiplier: float, sample_rate: float) -> PrivacyLossDistribution:
-    """Returns the loss of Gaussian noise on a sum of any dimension whose terms have Euclidean norm 1.
+def symmetric_cells(edges: Floats, survival: Callable[[Floats], Floats], log_ratios: Floats) -> OutputCells:
+    """Returns the cells of a noise that is symmetric about 0, so that its pair is symmetric about 1/2.
 
-    dp-accounting's "Connect the Dots" (Doroshenko et al. 2022). The dimension does not matter: noise and norm look the
-    same from every direction.
+    ``edges`` rise from 1/2 over 1 as far as the cells reach, perhaps to infinity; shape (edges,). ``survival`` gives
+    the probability of a noise above values of 0 or more. ``log_ratios`` are bounds of ln p(x - 1) - ln p(x) at each
+    edge, which between two edges must be monotone.
     """
-    return from_gaussian_mechanism(
-        noise_multiplier,
-        value_discretization_interval=LOSS_INTERVAL,
-        sampling_prob=sample_rate,
-        use_connect_dots=True,
-    )
-
-
-def laplace_loss(scale: float, sample_rate: float) -> PrivacyLossDistribution:
-    """Returns the loss of Laplace noise on one number; dp-accounting's "Connect the Dots"."""
-    return from_laplace_mechanism(
-        scale,
-        value_discretization_interval=LOSS_INTERVAL,
-        sampling_prob=sample_rate,
-        use_connect_dots=True,
-    )
+    all_edges = np.concatenate([1 - edges[:0:-1], edges])
+    all_ratios = np.concatenate([-log_ratios[:0:-1], log_ratios])
+    unshifted = np.abs(np.diff(survival(np.abs(all_edges))))  # 0 is an edge: exact on both sides, and far from it
+    low, high = all_ratios[:-1], all_ratios[1:]
+    return OutputCells(unshifted, unshifted[::-1], np.minimum(low, high), np.maximum(low, high))
 
 
 def pure_loss(epsilon: float, sample_rate: float) -> PrivacyLossDistribution:
@@ -70,7 +57,7 @@ def pure_loss(epsilon: float, sample_rate: float) -> PrivacyLossDistribution:
     It dominates every epsilon-differentially private mechanism (Kairouz, Oh, Viswanath 2015), sampled or not.
     """
     likely, unlikely = 1 / (1 + math.exp(-epsilon)), 1 / (1 + math.exp(epsilon))
-    ratio = np.exp(np.array([-epsilon, epsilon]))
+    ratio = np.array([-epsilon, epsilon])
     return cells_loss(
         OutputCells(np.array([likely, unlikely]), np.array([unlikely, likely]), ratio, ratio), sample_rate
     )
@@ -82,32 +69,45 @@ def cells_loss(cells: OutputCells, sample_rate: float) -> PrivacyLossDistributio
     Each cell's mass is split between two losses of the grid that enclose all of its losses, so that both its
     probabilities stay: of all distributions of the loss within the cell, this one has the greatest hockey-stick
     divergence at every epsilon, as divergence is convex in exp(-loss). So the result is an upper bound for the
-    continuous noise itself, and its excess shrinks with the square of the cells' and the grid's widths.
+    continuous noise itself, and its excess shrinks with the square of the cells' and the grid's widths. Where the
+    cells are fine it is that of "Connect the Dots" (Doroshenko et al. 2022), which dp-accounting finds point by point.
     """
     mixed = (1 - sample_rate) * cells.unshifted + sample_rate * cells.shifted
-    # ln(1 - q + q r), exact also where q (r - 1) is tiny
-    least = np.log1p(sample_rate * (cells.least_ratio - 1))
-    greatest = np.log1p(sample_rate * (cells.greatest_ratio - 1))
+    log_unsampled = math.log1p(-sample_rate) if sample_rate < 1 else -math.inf
+    least = np.logaddexp(log_unsampled, math.log(sample_rate) + cells.least_ratio)
+    greatest = np.logaddexp(log_unsampled, math.log(sample_rate) + cells.greatest_ratio)
     removed = _split(mixed, cells.unshifted, least, greatest)
     added = _split(cells.unshifted, mixed, -greatest, -least)
     return PrivacyLossDistribution(removed, added)
 
 
+def epsilon_at(distribution: PrivacyLossDistribution, delta: float) -> float:
+    """Returns the least epsilon of 0 or more at which a distribution's delta is at most ``delta``; perhaps infinite.
+
+    As dp-accounting's ``get_epsilon_for_delta``, all losses at once.
+    """
+    return max(_epsilon_of_part(part, delta) for part in parts_of(distribution))
+
+
 def mean_loss(distribution: PrivacyLossDistribution) -> float:
     """Returns the mean of the finite losses, of the direction that has more."""
-    means = []
-    for part in (distribution._pmf_remove, distribution._pmf_add):  # dp-accounting shows them no other way
-        dense = part.to_dense_pmf()
-        losses = LOSS_INTERVAL * (dense._lower_loss + np.arange(dense.size))
-        means.append(float(losses @ dense._probs))
-    return max(means)
+    return max(float(losses_of(part) @ part._probs) for part in parts_of(distribution))
+
+
+def parts_of(distribution: PrivacyLossDistribution) -> tuple[pld_pmf.DensePLDPmf, pld_pmf.DensePLDPmf]:
+    """Returns the losses of a record removed and of one added, which dp-accounting shows no other way."""
+    return distribution._pmf_remove.to_dense_pmf(), distribution._pmf_add.to_dense_pmf()
+
+
+def losses_of(part: pld_pmf.DensePLDPmf) -> Floats:
+    """Returns the finite losses that a part's masses stand for, shape (losses,)."""
+    losses: Floats = LOSS_INTERVAL * (part._lower_loss + np.arange(part.size))
+    return losses
 
 
 def _split(upper: Floats, lower: Floats, least: Floats, greatest: Floats) -> pld_pmf.PLDPmf:
     """Returns ln(upper / lower) under upper, for cells whose losses lie between ``least`` and ``greatest``."""
-    seen = (upper > 0) & (
-        lower > 0
-    )  # a cell too unlikely for float64 in one is too unlikely in both: the ratio is finite
+    seen = (upper > 0) & (lower > 0)
     upper, lower = upper[seen], lower[seen]
     below = np.floor(least[seen] / LOSS_INTERVAL).astype(np.int64)
     above = np.maximum(np.ceil(greatest[seen] / LOSS_INTERVAL).astype(np.int64), below + 1)
@@ -119,3 +119,18 @@ def _split(upper: Floats, lower: Floats, least: Floats, greatest: Floats) -> pld
     masses = np.bincount(below - lowest, upper - to_above, size) + np.bincount(above - lowest, to_above, size)
     unseen = max(0.0, 1.0 - float(masses.sum()))
     return pld_pmf.DensePLDPmf(LOSS_INTERVAL, lowest, masses, unseen, pessimistic_estimate=True)
+
+
+def _epsilon_of_part(part: pld_pmf.DensePLDPmf, delta: float) -> float:
+    if part._infinity_mass > delta:
+        return math.inf
+    losses = losses_of(part)
+    masses = np.maximum(part._probs, 0.0)
+    # over all losses from each on: delta(epsilon) is upper - exp(epsilon) lower for an epsilon just below that loss
+    upper = part._infinity_mass + np.cumsum(masses[::-1])[::-1]
+    log_lower = np.logaddexp.accumulate((np.log(np.maximum(masses, 1e-300)) - losses)[::-1])[::-1]
+    too_much = np.flatnonzero(upper - np.exp(np.append(-np.inf, losses[:-1]) + log_lower) > delta)
+    if not too_much.size:
+        return 0.0
+    last = too_much[-1]
+    return max(0.0, float(np.log(upper[last] - delta) - log_lower[last]))
