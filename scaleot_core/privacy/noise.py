@@ -7,7 +7,7 @@ the Euclidean one. Every coordinate of a release gets its own independent noise.
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final, Protocol, runtime_checkable
 
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
@@ -20,6 +20,7 @@ from scaleot_core.privacy.noise_ranges import Norm
 from scaleot_core.privacy.secret_random import Floats, SecretSource
 
 
+@runtime_checkable
 class ScalarNoise(Protocol):
     """The law of the noise of one coordinate; symmetric about zero."""
 
