@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -87,11 +88,12 @@ def settle_data_owners(
     *,
     choices: Mapping[str, str | bool],
     policy: Mapping[str, float],
+    privacy: Mapping[str, Any] | None,
 ) -> None:
     """Gives every data owner an identity, its grant, the model owner's public key, its own text and its own file.
 
     ``choices`` holds how they compute, as ``device``; ``policy`` the limits that they set: a simulation's allow what
-    its run file asks for.
+    its run file asks for. ``privacy`` is their budget, if they have one; each keeps a ledger in its directory.
     """
     for directory, (number, records) in zip(
         workspace.data_owner_directories(len(partitions)), enumerate(partitions), strict=True
@@ -119,6 +121,7 @@ def settle_data_owners(
             "owner_public_key": OWNER_KEY_FILE,
             **choices,
             "policy": dict(policy),
+            **({} if privacy is None else {"privacy": dict(privacy)}),
         }
         (directory / "data-owner.toml").write_text(tomli_w.dumps(own), encoding="utf-8")
 

@@ -106,6 +106,7 @@ class Reason(StrEnum):
     NORM = "E_NORM"
     WEIGHT = "E_WEIGHT"
     TIMEOUT = "E_TIMEOUT"
+    PRIVACY = "E_PRIVACY"
 
 
 class MalformedStatementError(ScaleOTError):
