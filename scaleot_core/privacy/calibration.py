@@ -86,8 +86,16 @@ class NoiseChoice:
         )
 
 
-def calibrate(noise: str, budget: NoiseBudget, *, spent: Sequence[PrivacyEvent] = ()) -> PrivacyEvent:
+def calibrate(
+    noise: str,
+    budget: NoiseBudget,
+    *,
+    spent: Sequence[PrivacyEvent] = (),
+    lmo_shape: Mapping[str, float] = LMO_SHAPE,
+) -> PrivacyEvent:
     """Returns all the releases of a budget with the least noise of a law that keeps it, after what is ``spent``.
+
+    ``lmo_shape`` gives the mixture that is scaled where the noise is ``lmo``.
 
     Raises:
         InputError: there is no such noise, it does not suit the release, or no amount of it keeps the budget; then it
@@ -95,24 +103,28 @@ def calibrate(noise: str, budget: NoiseBudget, *, spent: Sequence[PrivacyEvent] 
     """
     check_noise_suits(noise, dimension=budget.dimension, norm=budget.norm)
 
+    def scaled(scale: float) -> PrivacyEvent:
+        parameters = _parameters(noise, scale, float(budget.dimension), lmo_shape)
+        return PrivacyEvent(noise, parameters, budget.sample_rate, budget.count)
+
     def excess(log_scale: float) -> float:
         """By what factor epsilon passes the budget, as a logarithm: nearly a straight line, and finite everywhere."""
         try:
-            event = _scaled_event(noise, budget, math.exp(log_scale))
+            event = scaled(math.exp(log_scale))
         except InputError:  # so little noise that its law refuses it
             return _FAR
         epsilon = epsilon_of((*spent, event), budget.delta)
         return min(math.log(max(epsilon / budget.epsilon, math.exp(-_FAR))), _FAR)
 
     if excess(math.log(MOST_SCALE)) > 0:
-        once = replace(_scaled_event(noise, budget, MOST_SCALE), count=1)
+        once = replace(scaled(MOST_SCALE), count=1)
         fitting = largest_count((once,), budget.epsilon, budget.delta, spent=spent)
         raise InputError(
             f"noise {noise}: no amount of it keeps epsilon {budget.epsilon:g} at delta {budget.delta:g} over "
             f"{budget.count} releases, after {epsilon_of(spent, budget.delta):.4g} spent before. At most {fitting} "
             "releases fit: ask for fewer, or give a larger budget"
         )
-    return _scaled_event(noise, budget, math.exp(_least(excess)))
+    return scaled(math.exp(_least(excess)))
 
 
 def noise_multiplier_for(
@@ -211,17 +223,14 @@ def _least(excess: Callable[[float], float]) -> float:
     return point
 
 
-def _scaled_event(noise: str, budget: NoiseBudget, scale: float) -> PrivacyEvent:
-    """Returns all the releases with a law of a scale: one number that says how much noise of it there is."""
-    dimension = float(budget.dimension)
+def _parameters(noise: str, scale: float, dimension: float, lmo_shape: Mapping[str, float]) -> dict[str, float]:
+    """Returns a law's parameters for a scale: one number that says how much noise of it there is."""
     if noise == "gaussian":
-        parameters = {"noise_multiplier": scale}
-    elif noise == "discrete-gaussian":
-        parameters = {"noise_multiplier": scale, "cells_per_unit": CELLS_PER_UNIT}
-    elif noise == "laplace":
-        parameters = {"scale": scale, "dimension": dimension}
-    elif noise == "staircase":
-        parameters = asdict(staircase_of_least_variance(1 / scale, dimension))
-    else:
-        parameters = {**LMO_SHAPE, "scale": scale, "dimension": dimension}
-    return PrivacyEvent(noise, parameters, budget.sample_rate, budget.count)
+        return {"noise_multiplier": scale}
+    if noise == "discrete-gaussian":
+        return {"noise_multiplier": scale, "cells_per_unit": CELLS_PER_UNIT}
+    if noise == "laplace":
+        return {"scale": scale, "dimension": dimension}
+    if noise == "staircase":
+        return asdict(staircase_of_least_variance(1 / scale, dimension))
+    return {**lmo_shape, "scale": scale, "dimension": dimension}

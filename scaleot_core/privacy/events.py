@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from scaleot_core.bundle.canonical import Json
 from scaleot_core.errors import InputError
@@ -14,7 +14,9 @@ from scaleot_core.privacy.noise import ScalarNoise, noise_from
 EventKind: TypeAlias = tuple[str, tuple[tuple[str, float], ...], float]
 """All of an event but its count: noise, parameters, sample rate."""
 
-_FIELDS = frozenset({"noise", "parameters", "sample_rate", "count"})
+MOST_RELEASES: Final = 2**53 - 1
+"""The largest integer that canonical JSON can say."""
+_FIELDS: Final = frozenset({"noise", "parameters", "sample_rate", "count"})
 
 
 class MalformedEventError(InputError, ValueError):
@@ -46,8 +48,8 @@ class PrivacyEvent:
         object.__setattr__(self, "sample_rate", float(self.sample_rate))
         if not 0 < self.sample_rate <= 1:
             raise MalformedEventError(f"sample_rate: expected a number above 0 and up to 1, got {self.sample_rate}")
-        if self.count < 1:
-            raise MalformedEventError(f"count: expected 1 or more, got {self.count}")
+        if not 1 <= self.count <= MOST_RELEASES:
+            raise MalformedEventError(f"count: expected 1 to 2**53 - 1, got {self.count}")
         self.law()
 
     def __hash__(self) -> int:
