@@ -1,5 +1,6 @@
 """DP-SGD: noise on the sum of clipped per-example gradients of a Poisson sample (Abadi et al. 2016, algorithm 1)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,6 +17,7 @@ from scaleot_core.privacy.sampling import poisson_sample
 from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.progress import Reporter
 from scaleot_core.shapes import TensorDict
+from scaleot_core.training.data import EncodedExample
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,8 @@ class DPSGD:
 
         An empty sample gives the noise alone.
         """
-        sums = {
-            name: torch.zeros_like(parameter, dtype=torch.float64)
-            for name, parameter in task.attached.trainable().items()
-        }
         sample = poisson_sample(task.examples, self.sample_rate, secret)
-        for batch in task.physical_batches(sample):
-            gradients = gradients_of(task.attached, batch, task.way)
-            for name, clipped in clipped_sum(gradients, self.max_grad_norm).items():
-                sums[name] += clipped
+        sums = sum_clipped_gradients(task, sample, self.max_grad_norm)
         return add_gaussian(sums, self.noise_multiplier * self.max_grad_norm, secret)
 
     def release(self, task: LocalTask, *, secret: SecretSource, charge: Charge, reporter: Reporter) -> Release:
@@ -102,6 +97,20 @@ class DPSGD:
                 stage.advance()
         optimizer.zero_grad(set_to_none=True)
         return Release(self.name, task.attached.state(), event)
+
+
+def sum_clipped_gradients(task: LocalTask, sample: Sequence[EncodedExample], max_grad_norm: float) -> TensorDict:
+    """Returns the sum of a sample's clipped gradients, float64 by the parameters' names: secret, no noise is in it.
+
+    One example more or less moves it by a vector of at most ``max_grad_norm``, whichever the sample.
+    """
+    parameters = task.attached.trainable()
+    sums = {name: torch.zeros_like(parameter, dtype=torch.float64) for name, parameter in parameters.items()}
+    for batch in task.physical_batches(sample):
+        gradients = gradients_of(task.attached, batch, task.way)
+        for name, clipped in clipped_sum(gradients, max_grad_norm).items():
+            sums[name] += clipped
+    return sums
 
 
 def add_gaussian(sums: TensorDict, noise_stddev: float, secret: SecretSource) -> TensorDict:

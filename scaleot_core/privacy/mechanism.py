@@ -12,7 +12,7 @@ A round with one of them::
 """
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.privacy.dp_sgd import DPSGD
@@ -27,6 +27,7 @@ from scaleot_core.progress import Reporter
 from scaleot_core.shapes import TensorDict
 
 
+@runtime_checkable
 class Mechanism(Protocol):
     """A frozen dataclass of public settings for one round."""
 

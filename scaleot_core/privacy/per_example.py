@@ -5,6 +5,7 @@ row of a batch: one backward pass for all rows. They cannot see into parametrise
 recomputed activations. Whether they are right is not believed but tried, on public random tokens, in ``choose_way``.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ def _alone(attached: AttachedAdapter, batch: PhysicalBatch, way: ExampleWay) -> 
 
 def _by_hooks(attached: AttachedAdapter, batch: PhysicalBatch) -> TensorDict:
     parameters = attached.trainable()
-    with _hooked(attached, rows=len(batch.input_ids)):
+    with _hooked(attached, rows=len(batch.input_ids)), warnings.catch_warnings():
+        # The first adapted layer's input wants no gradient, and its hooks need none of it.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
         loss = example_losses(attached.model, batch)[: batch.num_examples].sum()
         torch.autograd.grad(loss, list(parameters.values()))
         return {

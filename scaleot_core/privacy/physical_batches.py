@@ -14,9 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from scaleot_core.shapes import TokenIds
 from scaleot_core.training.data import IGNORED_LABEL, EncodedExample
+
+TargetPlaces = Int[Tensor, "batch targets"]
+"""Something of each position at which a target may be predicted."""
 
 _FIRST_RUNG = 8
 
@@ -26,9 +31,9 @@ class PhysicalBatch:
     """Examples padded on the right to a length that is public or each one's own; the last rows may be empty."""
 
     input_ids: TokenIds
-    positions: TokenIds
+    positions: TargetPlaces
     """Where logits are made: in each row as many consecutive positions, those before its targets among them."""
-    labels: TokenIds
+    labels: TargetPlaces
     """What is predicted at ``positions``; -100 where there is no loss."""
     num_examples: int
     """The first rows hold them."""

@@ -53,7 +53,7 @@ class Release:
     """What was charged for it."""
 
 
-def check_settings(mechanism: str, **positive: float) -> None:
+def check_settings(mechanism: str, **positive: float | int) -> None:
     """Checks a mechanism's public settings.
 
     Raises:

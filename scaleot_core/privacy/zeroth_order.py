@@ -20,6 +20,7 @@ from scaleot_core.privacy.directions import AdapterVector, direction
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
 from scaleot_core.privacy.losses import example_losses
 from scaleot_core.privacy.noise import ScalarNoise
+from scaleot_core.privacy.noise_ranges import Norm
 from scaleot_core.privacy.physical_batches import PhysicalBatch
 from scaleot_core.privacy.release import LocalTask, check_settings
 from scaleot_core.privacy.replay import ScalarSteps, flatten, move
@@ -87,16 +88,28 @@ def step_scalars(
 ) -> TensorDict:
     """Returns what the round's step ``index`` lets out: ``scalars``, int32 (directions,), in cells of the lattice.
 
-    Each example's vector ``(D_1, ..., D_K) / sqrt(K)`` is clipped as a whole, ``D_k = (l(x + lambda z_k) - l(x -
-    lambda z_k)) / (2 lambda)``, and rounded towards zero to the lattice, which keeps its norm's bound. Sums are of
-    integers, so that an example more or less moves them by its own vector exactly. An empty sample gives noise
-    alone. Values that int32 cannot hold are brought to its ends, after the noise.
+    An empty sample gives noise alone. Values that int32 cannot hold are brought to its ends, after the noise.
     """
     sample = poisson_sample(task.examples, settings.sample_rate, secret)
-    cells = _clipped_cells(settings, law, example_differences(settings, task, sample, index)).sum(axis=0)
+    cells = sum_clipped_cells(settings, law.norm, task, sample, index)
     noise = np.rint(law.sample(secret, settings.num_directions) * CELLS_PER_UNIT)
     noisy = np.clip(cells + noise, -_MOST_CELLS, _MOST_CELLS).astype(np.int32)
     return {"scalars": torch.from_numpy(noisy)}
+
+
+def sum_clipped_cells(
+    settings: ZerothOrder, norm: Norm, task: LocalTask, sample: Sequence[EncodedExample], index: int
+) -> NDArray[np.int64]:
+    """Returns the sum of a sample's vectors in cells of the lattice, (directions,): secret, no noise is in it.
+
+    Each example's vector ``(D_1, ..., D_K) / sqrt(K)`` is clipped as a whole, ``D_k = (l(x + lambda z_k) - l(x -
+    lambda z_k)) / (2 lambda)``, and rounded towards zero to the lattice, which keeps its norm's bound. Sums are of
+    integers, so that an example more or less moves them by its own vector exactly.
+    """
+    vectors = example_differences(settings, task, sample, index) / math.sqrt(settings.num_directions)
+    clipped = clip_vectors(vectors, settings.max_grad_norm, norm)
+    cells: NDArray[np.int64] = np.trunc(clipped / settings.max_grad_norm * CELLS_PER_UNIT).astype(np.int64)
+    return cells.sum(axis=0)
 
 
 def release_scalars(
@@ -156,9 +169,3 @@ def _losses_at(task: LocalTask, adapter: AdapterVector, batches: Sequence[Physic
         losses = [example_losses(task.attached.model, batch)[: batch.num_examples] for batch in batches]
         read: NDArray[np.float64] = torch.cat(losses).double().cpu().numpy()
         return read
-
-
-def _clipped_cells(settings: ZerothOrder, law: ScalarNoise, differences: NDArray[np.float64]) -> NDArray[np.int64]:
-    vectors = differences / math.sqrt(settings.num_directions)
-    clipped = clip_vectors(vectors, settings.max_grad_norm, law.norm)
-    return np.trunc(clipped / settings.max_grad_norm * CELLS_PER_UNIT).astype(np.int64)
