@@ -77,8 +77,7 @@ def _assets_of(kind: str) -> list[str]:
 
 
 def _asset_names(kind: str) -> str:
-    names = [f'"{name}"' for name in _assets_of(kind)]
-    return f"{'one of the assets' if len(names) > 1 else 'the asset'} {', '.join(names)}"
+    return "one of the assets " + ", ".join(f'"{name}"' for name in _assets_of(kind))
 
 
 def _unknown(schema: type[BaseModel], key: Key) -> str:

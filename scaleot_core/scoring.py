@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from scaleot_core.models.logits import no_logits
 from scaleot_core.progress import Reporter
 from scaleot_core.training.encoding import EncodedExample
 
@@ -108,8 +109,8 @@ def _logits(model: nn.Module, rows: Sequence[_Row]) -> Tensor:
     begin = min(row.target_start for row in rows) - 1 if len(places) < len(rows) else 0
     cache = None
     if begin > 0:
-        beginnings = torch.tensor([context[:begin] for context in places])
-        cache = model(input_ids=beginnings.to(device), logits_to_keep=1, use_cache=True).past_key_values
+        beginnings = torch.tensor([context[:begin] for context in places], device=device)
+        cache = model(input_ids=beginnings, logits_to_keep=no_logits(beginnings), use_cache=True).past_key_values
         cache.batch_select_indices(context_of_row)  # on the CPU: the layers of a cache can lie on several devices
     input_ids = torch.zeros(len(rows), max(len(row.token_ids) for row in rows) - begin, dtype=torch.long)
     is_needed = torch.zeros_like(input_ids, dtype=torch.bool)

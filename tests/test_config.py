@@ -134,7 +134,7 @@ def test_a_feature_of_a_later_version_is_refused_and_what_exists_is_named() -> N
         ("model.batch_size=3", "did you mean importance.batch_size or federation.batch_size?"),
         ("data.train=sst2-trian", 'did you mean the asset "sst2-train"?'),
         ("data.test=smollm2-135m", 'got the asset "smollm2-135m", expected one of the assets "sst2-train"'),
-        ("model.source=sst2-train", 'got the asset "sst2-train", expected the asset "smollm2-135m"'),
+        ("model.source=sst2-train", 'expected one of the assets "smollm2-135m", "gemma3-270m"'),
         ("model.dtype=bfloat", 'did you mean "bfloat16"?'),
     ],
 )

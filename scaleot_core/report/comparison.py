@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaleot_core.report.document import MODEL_TITLES
-from scaleot_core.report.files import json_text
+from scaleot_core.report.files import json_text_by_lines
 
 TASK, BUILDER = "task", "builder"
 """The two labels that every point has; each other one is the variant, or what varies."""
@@ -144,8 +144,8 @@ class Comparison:
         }
 
     def to_text(self) -> str:
-        """Returns the document as JSON text; a number that is not finite, which JSON cannot hold, becomes null."""
-        return json_text(self.to_json())
+        """Returns the document as JSON text, a row or point on a line; a number that is not finite becomes null."""
+        return json_text_by_lines(self.to_json())
 
 
 def summarize(points: Sequence[Point], config: Mapping[str, Any], versions: Mapping[str, str]) -> Comparison:

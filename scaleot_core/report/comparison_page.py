@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 
 from scaleot_core.report.comparison import ComparedRow, Comparison, best_row, floors
+from scaleot_core.report.comparison_markdown import comparison_markdown
 from scaleot_core.report.comparison_phrases import (
     DELTA_NOTE,
     PLUG_IN_COLUMN,
@@ -30,16 +31,21 @@ from scaleot_core.report.files import write_texts
 from scaleot_core.report.html import html_list, html_page, html_pairs, html_plot, html_settings
 from scaleot_core.report.phrases import counted
 
-TABLE_FILE, PAGE_FILE = "table.json", "page.html"
+TABLE_FILE, MARKDOWN_FILE, PAGE_FILE = "table.json", "table.md", "page.html"
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> tuple[Path, ...]:
-    """Writes ``table.json`` and ``page.html`` to an existing directory, each whole or not at all; returns both.
+    """Writes ``table.json``, ``table.md`` and ``page.html`` to an existing directory, each whole or not at all.
 
     Raises:
         OutputError: the directory cannot be written.
     """
-    return write_texts({TABLE_FILE: comparison.to_text(), PAGE_FILE: comparison_page(comparison)}, directory)
+    texts = {
+        TABLE_FILE: comparison.to_text(),
+        MARKDOWN_FILE: comparison_markdown(comparison),
+        PAGE_FILE: comparison_page(comparison),
+    }
+    return write_texts(texts, directory)
 
 
 def comparison_page(comparison: Comparison) -> str:

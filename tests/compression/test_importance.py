@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from scaleot_core.compression.importance import (
-    ImportanceSettings,
     SwappableLayers,
     estimate_importance,
     rewards_of,
@@ -14,25 +13,11 @@ from scaleot_core.compression.importance import (
 from scaleot_core.errors import ModelError
 from scaleot_core.progress import SilentReporter
 from scaleot_core.seeds import generator_for
+from tests.support.importance import importance_settings
 from tests.support.reference import DynamicLayerReplace
 from tests.support.tiny_models import FAMILY_CONFIGS, tiny_language_model
 
-SETTINGS = ImportanceSettings(
-    steps=8,
-    candidates=3,
-    harmonizer_rank=4,
-    batch_size=2,
-    harmonizer_learning_rate=0.01,
-    score_learning_rate=10.0,
-    score_every_steps=2,
-    group_size=4,
-    regroup="random",
-    reward="raw",
-    harmonizer_start="identity",
-    closed_form_blocks=4,
-    hidden_state_weight=0.0,
-    seed=3,
-)
+SETTINGS = importance_settings()
 
 
 def random_blocks(count: int = 20, tokens: int = 8, seed: int = 0) -> torch.Tensor:

@@ -11,7 +11,7 @@ from scaleot_core.compression.activations import observe_layers
 from scaleot_core.compression.cka import LinearCka
 from scaleot_core.compression.closed_form import fit_harmonizers
 from scaleot_core.compression.emulator import build_emulator, describe_emulator
-from scaleot_core.compression.importance import ImportanceSettings, SwappableLayers
+from scaleot_core.compression.importance import SwappableLayers
 from scaleot_core.compression.plan import plan_layers
 from scaleot_core.compression.public_text import next_token_loss
 from scaleot_core.errors import ModelError
@@ -21,27 +21,13 @@ from scaleot_core.progress import SilentReporter
 from scaleot_core.scoring import Score, score_examples
 from scaleot_core.training.data import EncodedExample
 from scaleot_core.training.recomputation import recomputed_activations
+from tests.support.importance import importance_settings
 from tests.support.spread_models import even_placement, spread_model, two_devices
 from tests.support.tiny_models import FAMILY_CONFIGS, save_tiny_model, tiny_language_model
 
 CPU, OTHER = torch.device("cpu"), torch.device("meta")
 IDS = torch.arange(24).view(2, 12)
-SETTINGS = ImportanceSettings(
-    steps=1,
-    candidates=2,
-    harmonizer_rank=4,
-    batch_size=2,
-    harmonizer_learning_rate=1e-3,
-    score_learning_rate=0.1,
-    score_every_steps=1,
-    group_size=2,
-    regroup="fixed",
-    reward="raw",
-    harmonizer_start="identity",
-    closed_form_blocks=2,
-    hidden_state_weight=1.0,
-    seed=0,
-)
+SETTINGS = importance_settings(steps=1, candidates=2, group_size=2, score_every_steps=1, hidden_state_weight=1.0)
 
 
 @pytest.mark.parametrize(

@@ -130,15 +130,17 @@ def test_the_limits_of_one_seed_with_a_failure_and_an_unknown_cost() -> None:
     assert "two standard errors" not in text
 
 
-def test_both_files_are_written_and_the_same_comparison_gives_the_same_page(tmp_path: Path) -> None:
+def test_all_files_are_written_and_the_same_comparison_gives_the_same_page(tmp_path: Path) -> None:
     comparison = summary([example_point()])
     (tmp_path / "comparison.json").write_text("the store's stamp")
-    table, page = write_comparison(comparison, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.json", "page.html", "table.json"]
+    table, _, page = write_comparison(comparison, tmp_path)
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"comparison.json", "page.html", "table.json", "table.md"}
     assert len(json.loads(table.read_text(encoding="utf-8"))["points"]) == 1
     assert page.read_text(encoding="utf-8") == comparison_page(comparison)
 
 
 def test_a_directory_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"table\.json and page\.html cannot be written to .*nowhere: No such file"):
+    names = r"table\.json, table\.md, page\.html"
+    with pytest.raises(OutputError, match=rf"{names} cannot be written to .*nowhere: No such file"):
         write_comparison(summary([example_point()]), tmp_path / "nowhere")

@@ -35,6 +35,7 @@ from scaleot_core.compression.emulator import Emulator, build_emulator
 from scaleot_core.compression.plan import LayerPlan, LayerRole
 from scaleot_core.compression.public_text import endless_batches, next_token_loss, relative_distance
 from scaleot_core.models.loading import LanguageModel
+from scaleot_core.models.logits import no_logits
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
 from scaleot_core.shapes import HiddenStates, TokenBlocks, TokenIds
@@ -122,7 +123,7 @@ def _read_by_both(full: LanguageModel, emulator: Emulator, batch: TokenIds) -> T
     """Returns the emulator's language loss; the hooks on both models take their hidden states on the way."""
     token_ids = batch.to(full.model.device)
     with torch.no_grad():
-        full.model(input_ids=token_ids, use_cache=False, logits_to_keep=1)
+        full.model(input_ids=token_ids, use_cache=False, logits_to_keep=no_logits(token_ids))
     in_bfloat16 = full.model.dtype is torch.bfloat16
     with torch.autocast(token_ids.device.type, torch.bfloat16, enabled=in_bfloat16):
         return next_token_loss(emulator.model, token_ids)

@@ -97,12 +97,14 @@ def test_evaluations_are_shared_between_points(task: Path, tmp_path: Path) -> No
 
 
 def test_the_round_with_the_least_validation_loss_on_the_emulator_is_plugged_in(task: Path, tmp_path: Path) -> None:
-    wild = ("federation.rounds=4", "federation.learning_rate=0.3", f"data.validation={task / 'test.jsonl'}")
+    unlearnt = tmp_path / "unlearnt.jsonl"  # its answers become less likely with every round of training on others
+    unlearnt.write_text((task / "test.jsonl").read_text().replace('positive"', 'xxx"').replace('negative"', 'zzz"'))
+    wild = ("federation.rounds=4", f"data.validation={unlearnt}", f"data.test={unlearnt}")
     one = ('compare.builders=["uniform"]', "compare.seeds=[0]", "evaluation.full_fine_tuning=false")
     run = tiny_run(task, *wild, *one)
     [point] = compare(run, tmp_path / "out", SilentReporter())
     losses = [one["validation_loss"] for one in point["rounds"]]
-    assert point["chosen_round"] == 1 + losses.index(min(losses))
+    assert point["chosen_round"] == 1 + losses.index(min(losses)) < 4
     assert point["results"]["emulator_tuned"]["loss"] == pytest.approx(min(losses)) != losses[-1]
     (tmp_path / "run").mkdir()
     uniform = tiny_run(task, *wild, "emulator.builder=uniform", "evaluation.full_fine_tuning=false")

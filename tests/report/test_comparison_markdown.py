@@ -1,0 +1,39 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from scaleot_core.report.comparison import summarize
+from scaleot_core.report.comparison_markdown import comparison_markdown
+from tests.support.example_comparison import ALPHA, CONFIG, VERSIONS, example_point, grid_points, text_figures
+
+
+def test_a_task_has_its_floors_and_a_row_for_each_builder_and_setting_with_the_best_in_bold() -> None:
+    points = grid_points("sst2", ("scaleot", "uniform"), {ALPHA: [0.0, 0.5]})
+    lines = comparison_markdown(summarize(points, CONFIG, VERSIONS)).splitlines()
+    assert "zero-shot: 56.7  " in lines and "full fine-tuning: 88.7 ± 0.0" in lines
+    assert "| scaleot | 0.5 | 45.0 | 72.5 ± 0.4 | 85.5 ± 0.4 | +13.0 ± 0.8 | 70.0 % | 121.0 |" in lines
+    assert sum("**" in line for line in lines) == 1
+
+
+def test_every_task_has_a_section_in_its_own_measure() -> None:
+    points = grid_points("sst2", ("scaleot",), {}) + grid_points("wikitext", ("scaleot",), {}, text_figures)
+    text = comparison_markdown(summarize(points, CONFIG, VERSIONS))
+    assert text.index("## sst2") < text.index("## wikitext") < text.index("perplexity (less is better)")
+
+
+@pytest.mark.parametrize("variant", ["a|b", "| --- |"])
+def test_no_text_of_a_run_breaks_the_table(variant: str) -> None:
+    text = comparison_markdown(summarize([example_point(settings={"variant": variant})], CONFIG, VERSIONS))
+    [row] = [line for line in text.splitlines() if line.startswith("| scaleot")]
+    assert row.replace("\\|", "").count("|") == 9
+
+
+BENCHMARKS = sorted((Path(__file__).parents[2] / "deploy" / "benchmarks").glob("*.json"))
+
+
+@pytest.mark.parametrize("results", BENCHMARKS, ids=[path.stem for path in BENCHMARKS])
+def test_the_tables_in_the_documentation_are_those_of_the_results_beside_them(results: Path) -> None:
+    found = json.loads(results.read_text(encoding="utf-8"))
+    comparison = summarize(found["points"], found["config"], found["versions"])
+    assert results.with_suffix(".md").read_text(encoding="utf-8") == comparison_markdown(comparison)
