@@ -12,7 +12,7 @@ from typing import Final
 from scipy import optimize
 
 from scaleot_core.errors import BudgetExhaustedError, InputError
-from scaleot_core.privacy.accountant import Accountant, check_delta, epsilon_of
+from scaleot_core.privacy.accountant import Accountant, check_delta
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.laplace import staircase_of_least_variance
@@ -32,10 +32,10 @@ LMO_SHAPE: Final[Mapping[str, float]] = {
     "exponential_weight": 0.1,
     "exponential_rate": 5.0,
     "uniform_weight": 0.9,
-    "uniform_low": 2.0,
-    "uniform_high": 3.0,
+    "uniform_low": 1.0,
+    "uniform_high": 2.0,
 }
-"""The mixture that calibration scales."""
+"""The mixture that is scaled where none is given: of the paper's grid the one that mixes least (see ``lmo_search``)."""
 _FAR: Final = 10.0
 
 
@@ -102,6 +102,7 @@ def calibrate(
             says how many releases fit.
     """
     check_noise_suits(noise, dimension=budget.dimension, norm=budget.norm)
+    accountant = Accountant()
 
     def scaled(scale: float) -> PrivacyEvent:
         parameters = _parameters(noise, scale, float(budget.dimension), lmo_shape)
@@ -113,7 +114,7 @@ def calibrate(
             event = scaled(math.exp(log_scale))
         except InputError:  # so little noise that its law refuses it
             return _FAR
-        epsilon = epsilon_of((*spent, event), budget.delta)
+        epsilon = accountant.epsilon((*spent, event), budget.delta)
         return min(math.log(max(epsilon / budget.epsilon, math.exp(-_FAR))), _FAR)
 
     if excess(math.log(MOST_SCALE)) > 0:
@@ -121,7 +122,7 @@ def calibrate(
         fitting = largest_count((once,), budget.epsilon, budget.delta, spent=spent)
         raise InputError(
             f"noise {noise}: no amount of it keeps epsilon {budget.epsilon:g} at delta {budget.delta:g} over "
-            f"{budget.count} releases, after {epsilon_of(spent, budget.delta):.4g} spent before. At most {fitting} "
+            f"{budget.count} releases, after {accountant.epsilon(spent, budget.delta):.4g} spent before. At most {fitting} "
             "releases fit: ask for fewer, or give a larger budget"
         )
     return scaled(math.exp(_least(excess)))

@@ -9,10 +9,10 @@ import pytest
 from scipy import integrate, special
 
 from scaleot_core.privacy.accountant import Accountant, epsilon_of
-from scaleot_core.privacy.calibration import NoiseBudget, calibrate
+from scaleot_core.privacy.calibration import LMO_SHAPE, NoiseBudget, calibrate
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.lmo import Lmo
-from scaleot_core.privacy.lmo_search import paper_shapes, search_lmo
+from scaleot_core.privacy.lmo_search import mixing, paper_shapes, search_lmo
 from scaleot_core.privacy.privacy_loss import epsilon_at
 from scaleot_core.privacy.secret_random import Floats, SecretSource
 
@@ -175,6 +175,14 @@ def test_the_papers_grid_has_its_size_and_only_valid_mixtures() -> None:
     assert len(shapes) == 40_824
     for shape in shapes[::997]:
         assert Lmo(**shape).pure_epsilon() > 0
+
+
+@pytest.mark.slow
+def test_the_default_mixture_is_the_one_of_the_papers_grid_that_mixes_least() -> None:
+    weights = ("gamma_weight", "exponential_weight", "uniform_weight")
+    corners = [shape for shape in paper_shapes() if {shape[weight] for weight in weights} <= {0.1, 0.9}]
+    assert min(corners, key=mixing) == LMO_SHAPE
+    assert 2 < mixing(LMO_SHAPE) < 2.25
 
 
 def test_the_search_finds_the_least_noise_among_its_mixtures_and_none_below_laplace() -> None:
