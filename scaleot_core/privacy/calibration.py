@@ -120,10 +120,10 @@ def calibrate(
     if excess(math.log(MOST_SCALE)) > 0:
         once = replace(scaled(MOST_SCALE), count=1)
         fitting = largest_count((once,), budget.epsilon, budget.delta, spent=spent)
+        before = accountant.epsilon(spent, budget.delta)
         raise InputError(
             f"noise {noise}: no amount of it keeps epsilon {budget.epsilon:g} at delta {budget.delta:g} over "
-            f"{budget.count} releases, after {accountant.epsilon(spent, budget.delta):.4g} spent before. At most {fitting} "
-            "releases fit: ask for fewer, or give a larger budget"
+            f"{budget.count} releases, after {before:.4g} spent before. At most {fitting} releases fit: ask for fewer, or give a larger budget"
         )
     return scaled(math.exp(_least(excess)))
 

@@ -23,11 +23,9 @@ ROUND = (PrivacyEvent("gaussian", {"noise_multiplier": 2.0}, 0.1, 10),)
     ("epsilon", "delta", "gaussian", "laplace", "staircase"),
     [
         (0.1, 1e-5, 30.75, 14.14, 14.14),
-        (0.3, 1e-5, 11.24, 4.714, 4.705),
         (1.0, 1e-5, 3.73, 1.414, 1.385),
         (3.0, 1e-5, 1.39, 0.471, 0.391),
         (0.3, 1e-10, 18.7, 4.714, 4.705),
-        (1.0, 1e-10, 5.87, 1.414, 1.385),
     ],
 )
 def test_one_release_needs_the_known_noise_of_every_law(
