@@ -123,7 +123,8 @@ def calibrate(
         before = accountant.epsilon(spent, budget.delta)
         raise InputError(
             f"noise {noise}: no amount of it keeps epsilon {budget.epsilon:g} at delta {budget.delta:g} over "
-            f"{budget.count} releases, after {before:.4g} spent before. At most {fitting} releases fit: ask for fewer, or give a larger budget"
+            f"{budget.count} releases, after {before:.4g} spent before. At most {fitting} releases "
+            "fit: ask for fewer, or give a larger budget"
         )
     return scaled(math.exp(_least(excess)))
 
