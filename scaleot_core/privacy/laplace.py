@@ -89,7 +89,7 @@ class Staircase:
         return math.sqrt(2 * highest * float(np.sum(np.exp(-self.epsilon * stairs) * (first + ratio * second))))
 
     def sample(self, source: SecretSource, count: int) -> Floats:
-        """Returns ``count`` independent values (the paper's algorithm 1)."""
+        """Returns ``count`` independent values (as the paper generates them)."""
         _, ratio = self._density
         stair = np.floor(source.exponential(count) / self.epsilon)
         is_first = source.uniform(count) * (self.step + (1 - self.step) * ratio) < self.step
@@ -132,7 +132,7 @@ class Staircase:
 
 
 def staircase_of_least_variance(epsilon: float, dimension: float = 1.0) -> Staircase:
-    """Returns the staircase with the step that gives the least variance (the paper's theorem 7).
+    """Returns the staircase with the step that gives the least variance (the paper's for squared error).
 
     Raises:
         InputError: epsilon is not a finite number above 0.
