@@ -109,7 +109,8 @@ def sum_clipped_cells(
     vectors = example_differences(settings, task, sample, index) / math.sqrt(settings.num_directions)
     clipped = clip_vectors(vectors, settings.max_grad_norm, norm)
     cells: NDArray[np.int64] = np.trunc(clipped / settings.max_grad_norm * CELLS_PER_UNIT).astype(np.int64)
-    return cells.sum(axis=0)
+    total: NDArray[np.int64] = cells.sum(axis=0)
+    return total
 
 
 def release_scalars(
