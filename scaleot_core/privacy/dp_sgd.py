@@ -42,7 +42,10 @@ class DPSGD:
     learning_rate: float
     optimizer: Literal["adamw", "sgd"] = "adamw"
     rows: int = 4
-    """Examples in one backward pass: a matter of time and memory, not of the batch size."""
+    """Examples in one backward pass: a matter of time and memory, not of the batch size.
+
+    Empty rows are computed too (see ``physical_batches``): an eighth of the expected batch size is a good choice.
+    """
     recomputes_activations: bool = False
     """Less memory for more time, one example at a time."""
     name: ClassVar[str] = "dp-sgd"

@@ -55,7 +55,10 @@ class ZerothOrder:
     smoothing: float = 1e-3
     """How far the adapter is moved to and fro along a direction, the papers' lambda."""
     rows: int = 8
-    """Examples in one forward pass: a matter of time and memory, not of the batch size."""
+    """Examples in one forward pass: a matter of time and memory, not of the batch size.
+
+    Empty rows are computed too (see ``physical_batches``): an eighth of the expected batch size is a good choice.
+    """
 
     def __post_init__(self) -> None:
         check_settings(
