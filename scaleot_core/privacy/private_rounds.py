@@ -37,6 +37,10 @@ NOISE_OF = {
 }
 """The law of each mechanism's noise."""
 
+_BATCHES_PER_SAMPLE = 8
+"""Physical batches that an expected sample is cut in: with fewer, more rows stay empty in the lengths that are rare."""
+_FEWEST_ROWS, _MOST_ROWS = 2, 16
+
 RECORD_UNIT = ("one training record", "add/remove")
 DATA_SET_UNIT = ("all records of a data owner", "all of them or none")
 
@@ -137,6 +141,7 @@ def mechanism_for_round(
                 noise_multiplier=parameters["noise_multiplier"],
                 learning_rate=asked.learning_rate,
                 optimizer=asked.optimizer,
+                rows=min(max(asked.batch_size // _BATCHES_PER_SAMPLE, _FEWEST_ROWS), _MOST_ROWS),
                 recomputes_activations=recomputes_activations,
             )
         case "dpzero":
