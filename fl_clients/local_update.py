@@ -4,19 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from fl_clients.own_ledger import check_has_ledger, ledger_terms, own_privacy
 from fl_clients.policy import DataOwnerFile, OwnPrivacy, PermittedInstructions
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.errors import InputError, InstructionsRefusedError
 from scaleot_core.federation.messages import Instructions, PrivateRelease
 from scaleot_core.federation.validation import encode_tensors
 from scaleot_core.privacy.accountant import epsilon_of
-from scaleot_core.privacy.data_set import fingerprint
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.ledger import Ledger, Reservation, open_ledger
-from scaleot_core.privacy.ledger_file import create_ledger
-from scaleot_core.privacy.ledger_lines import LedgerTerms, Reserved
+from scaleot_core.privacy.ledger_lines import Reserved
 from scaleot_core.privacy.mechanism import Mechanism
-from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, mechanism_for_round, round_event, unit_of
+from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, mechanism_for_round, round_event
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.progress import SilentReporter
@@ -51,20 +50,16 @@ def private_update(
     A round that was released before is not tuned again: its bytes are returned as they left, or would have.
 
     Raises:
-        InputError: the server asks for no mechanism, or its settings do not go together.
+        InputError: the server asks for no mechanism, its settings do not go together, or the ledger was never made.
         InstructionsRefusedError: the round was released on another adapter, or the release holds NaN or infinity.
         BudgetExhaustedError: the planned rounds, or this one, pass the budget.
         LedgerError: the ledger cannot be believed or is of another data set.
         OutputError: the ledger cannot be written.
     """
-    instructions, privacy = permitted.instructions, own.privacy
+    instructions, privacy = permitted.instructions, own_privacy(own)
     asked = _asked_training(instructions)
-    if privacy is None:
-        raise InputError("a private update needs the data owner's own budget: [privacy] in data-owner.toml")
-    unit, neighbouring = unit_of(asked.privacy.mechanism)
-    terms = LedgerTerms(data_set=fingerprint(records), unit=unit, neighbouring=neighbouring, delta=privacy.delta)
-    if not privacy.ledger.exists():
-        create_ledger(privacy.ledger, terms, budget_epsilon=privacy.epsilon, now=now, mirror=privacy.ledger_mirror)
+    check_has_ledger(privacy)
+    terms = ledger_terms(privacy, records)
     with open_ledger(privacy.ledger, terms, epsilon_of=epsilon_of, now=now, mirror=privacy.ledger_mirror) as ledger:
         if ledger.chain.budget_epsilon != privacy.epsilon:
             ledger.change_budget(privacy.epsilon, now=now)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from scaleot_core.bundle.grant import Organisation
 from scaleot_core.errors import InputError, InstructionsRefusedError, RunFileError
 from scaleot_core.federation.messages import Instructions, MechanismName, PrivacyRequest
+from scaleot_core.privacy.private_rounds import unit_of
 
 DATA_OWNER_FILE = "data-owner.toml"
 
@@ -45,9 +47,20 @@ class OwnPrivacy(BaseModel):
     noise_multiplier: Annotated[float, Field(gt=0)] | None = None
     """Left out: the least noise with which the rounds that a server plans keep the budget."""
     ledger: OwnPath = Path("ledger")
-    """The directory of the ledger of this data set; it is made for the first release."""
+    """The directory of the ledger of this data set; ``scaleot budget --create`` makes it, once."""
     ledger_mirror: OwnPath | None = None
     """A directory elsewhere that keeps the ledger's last line, so that an older copy of the ledger is noticed."""
+
+    @field_validator("mechanisms", mode="after")
+    @classmethod
+    def _have_one_unit(cls, mechanisms: list[MechanismName]) -> list[MechanismName]:
+        if len({unit_of(mechanism) for mechanism in mechanisms}) > 1:
+            raise PydanticCustomError(
+                "scaleot",
+                "update-gaussian hides all records of a data owner together and the others one record, so no ledger "
+                "can hold both: keep one kind, or give each a data-owner.toml of its own",
+            )
+        return mechanisms
 
 
 class DataOwnerFile(BaseModel):

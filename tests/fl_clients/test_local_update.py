@@ -9,7 +9,7 @@ import torch
 
 from fl_clients.refusal import refuse
 from fl_clients.session import EmulatorShelf, take_part
-from scaleot_core.errors import BudgetExhaustedError, InstructionsRefusedError, LedgerError
+from scaleot_core.errors import BudgetExhaustedError, InputError, InstructionsRefusedError, LedgerError
 from scaleot_core.federation.messages import Payload, Refusal, UpdateStatement, decode_statement, digest_of
 from scaleot_core.federation.validation import SCALARS, AdapterSchema, decode_tensors, encode_tensors
 from scaleot_core.privacy.accountant import epsilon_of
@@ -138,7 +138,21 @@ def test_a_data_owner_that_insists_on_its_mechanisms_takes_no_other_and_none(tmp
     with pytest.raises(InstructionsRefusedError) as refused:
         part(federation, privacy=asked)
     assert refused.value.code == "policy.privacy"
-    assert not (federation.data_owner_directories[0] / "ledger").exists()
+    assert len(ledger_entries(federation)) == 1
+
+
+def test_a_ledger_that_is_gone_is_no_fresh_budget(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    part(federation)
+    ledger = federation.data_owner_directories[0] / "ledger"
+    ledger.rename(tmp_path / "gone")
+    with pytest.raises(
+        InputError, match=r"no privacy ledger at .*make it once with `scaleot budget DIRECTORY --create"
+    ):
+        part(federation, round=2)
+    assert not ledger.exists()
+    (tmp_path / "gone").rename(ledger)
+    part(federation, round=2)
 
 
 def test_a_data_owner_without_a_budget_adds_no_noise_that_nobody_accounts_for(tmp_path: Path) -> None:
@@ -151,6 +165,7 @@ def test_a_data_owner_without_a_budget_adds_no_noise_that_nobody_accounts_for(tm
 def test_a_ledger_of_records_is_not_charged_in_whole_data_sets(tmp_path: Path) -> None:
     federation = private_federation(tmp_path, "dp-sgd", clients=1)
     part(federation)
+    rewrite_data_owner(federation.data_owner_directories[0], '["dp-sgd", "dpzero"]', '["update-gaussian"]')
     with pytest.raises(LedgerError, match="another unit"):
         part(federation, round=2, privacy=privacy_request("update-gaussian"))
 

@@ -1,8 +1,11 @@
 """A federation of data owners that insist on differential privacy, and what a server asks of them."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fl_clients.own_ledger import create_own_ledger
+from fl_clients.policy import read_data_owner_file
 from fl_server.owner import INITIAL_ADAPTER_FILE
 from scaleot_core.federation.messages import Instructions, Payload, PrivacyRequest, digest_of, encode_statement
 from tests.support.federations import Federation, build_federation, rewrite_data_owner
@@ -11,8 +14,17 @@ OWN_PRIVACY = """
 [privacy]
 epsilon = 8.0
 delta = 1e-3
-mechanisms = ["dp-sgd", "dpzero", "update-gaussian"]
+mechanisms = ["dp-sgd", "dpzero"]
 """
+
+
+def own_privacy(mechanism: str) -> str:
+    """Returns a data owner's budget for a mechanism and others of its unit."""
+    return (
+        OWN_PRIVACY.replace('"dp-sgd", "dpzero"', '"update-gaussian"')
+        if mechanism == "update-gaussian"
+        else OWN_PRIVACY
+    )
 
 
 def privacy_request(mechanism: str = "dp-sgd", **changes: Any) -> PrivacyRequest:
@@ -20,10 +32,12 @@ def privacy_request(mechanism: str = "dp-sgd", **changes: Any) -> PrivacyRequest
     return PrivacyRequest(**{**fields, **changes})
 
 
-def private_federation(root: Path, mechanism: str, *, own: str = OWN_PRIVACY, **changes: Any) -> Federation:
+def private_federation(root: Path, mechanism: str, *, own: str | None = None, **changes: Any) -> Federation:
+    """Writes a federation whose data owners have a budget and a ledger."""
     federation = build_federation(root, privacy=privacy_request(mechanism), **changes)
     for directory in federation.data_owner_directories:
-        rewrite_data_owner(directory, 'device = "cpu"\n', f'device = "cpu"\n{own}')
+        rewrite_data_owner(directory, 'device = "cpu"\n', f'device = "cpu"\n{own or own_privacy(mechanism)}')
+        create_own_ledger(read_data_owner_file(directory), now=datetime.now(UTC))
     return federation
 
 
