@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from scaleot_core.errors import InputError
-from scaleot_core.privacy.audit_bound import lower_bound
+from scaleot_core.privacy.audit_bound import check_confidence, lower_bound
 from scaleot_core.privacy.canaries import AuditedMechanism, Vectors, canary_vectors, max_grad_norm, released_vector
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import Coins, SecretSource
@@ -103,6 +103,7 @@ def audit_mechanism(
     Raises:
         InputError: there are fewer than 10 canaries, or a number is out of range.
     """
+    check_confidence(confidence)
     count = len(task.examples)
     guesses = 2 * int(count * GUESSED_SHARE / 2)
     if guesses < 2:

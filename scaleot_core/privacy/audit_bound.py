@@ -41,6 +41,12 @@ def chance_of_guesses(epsilon: float, delta: float, *, canaries: int, guesses: i
     return min(1.0, float(at_least) + 2 * canaries * delta * worst)
 
 
+def check_confidence(confidence: float) -> None:
+    """Raises InputError for a confidence that is not between 0 and 1."""
+    if not 0 < confidence < 1:
+        raise InputError(f"an audit's confidence: expected a number between 0 and 1, got {confidence}")
+
+
 def lower_bound(delta: float, confidence: float, *, canaries: int, guesses: int, right: int) -> float:
     """Returns an epsilon that the mechanism does not keep at ``delta``, with this confidence; 0 where none is refuted.
 
@@ -52,8 +58,7 @@ def lower_bound(delta: float, confidence: float, *, canaries: int, guesses: int,
     Raises:
         InputError: as ``chance_of_guesses``, or ``confidence`` is not between 0 and 1.
     """
-    if not 0 < confidence < 1:
-        raise InputError(f"an audit's confidence: expected a number between 0 and 1, got {confidence}")
+    check_confidence(confidence)
 
     def is_refuted(epsilon: float) -> bool:
         luck = chance_of_guesses(epsilon, delta, canaries=canaries, guesses=guesses, right=right)
