@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from scaleot_core.bundle.grant import Organisation
 from scaleot_core.errors import InputError, InstructionsRefusedError, RunFileError
-from scaleot_core.federation.messages import Instructions
+from scaleot_core.federation.messages import Instructions, MechanismName, PrivacyRequest
+from scaleot_core.privacy.private_rounds import unit_of
 
 DATA_OWNER_FILE = "data-owner.toml"
 
@@ -33,6 +35,34 @@ class Policy(BaseModel):
     max_adapter_rank: Limit = 256
 
 
+class OwnPrivacy(BaseModel):
+    """The differential privacy that this data owner insists on, whatever a server asks."""
+
+    model_config = _FROZEN
+    epsilon: Annotated[float, Field(gt=0)]
+    """The budget of all releases of the data set, to all servers and runs together."""
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    mechanisms: Annotated[list[MechanismName], Field(min_length=1)]
+    """Those that it agrees to."""
+    noise_multiplier: Annotated[float, Field(gt=0)] | None = None
+    """Left out: the least noise with which the rounds that a server plans keep the budget."""
+    ledger: OwnPath = Path("ledger")
+    """The directory of the ledger of this data set; ``scaleot budget --create`` makes it, once."""
+    ledger_mirror: OwnPath | None = None
+    """A directory elsewhere that keeps the ledger's last line, so that an older copy of the ledger is noticed."""
+
+    @field_validator("mechanisms", mode="after")
+    @classmethod
+    def _have_one_unit(cls, mechanisms: list[MechanismName]) -> list[MechanismName]:
+        if len({unit_of(mechanism) for mechanism in mechanisms}) > 1:
+            raise PydanticCustomError(
+                "scaleot",
+                "update-gaussian hides all records of a data owner together and the others one record, so no ledger "
+                "can hold both: keep one kind, or give each a data-owner.toml of its own",
+            )
+        return mechanisms
+
+
 class DataOwnerFile(BaseModel):
     """``data-owner.toml``."""
 
@@ -50,6 +80,8 @@ class DataOwnerFile(BaseModel):
     gradient_checkpointing: bool = False
     """Trains in less memory and more time, to the same result; the server neither asks nor knows."""
     policy: Policy = Policy()
+    privacy: OwnPrivacy | None = None
+    """Left out: updates leave as they are, and can leak training text."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +108,11 @@ def read_data_owner_file(directory: Path) -> DataOwnerFile:
         faults = tuple(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise RunFileError(str(path), faults) from error
     base = directory.absolute()
-    paths = {name: base / getattr(own, name) for name in _PATHS}
+    paths: dict[str, object] = {name: base / getattr(own, name) for name in _PATHS}
+    if own.privacy is not None:
+        mirror = own.privacy.ledger_mirror
+        places = {"ledger": base / own.privacy.ledger, "ledger_mirror": None if mirror is None else base / mirror}
+        paths["privacy"] = own.privacy.model_copy(update=places)
     return own.model_copy(update=paths)
 
 
@@ -91,6 +127,7 @@ def permit(own: DataOwnerFile, instructions: Instructions) -> PermittedInstructi
     """
     if instructions.client != own.organisation:
         raise InstructionsRefusedError("instructions.client", expected=own.organisation, got=instructions.client)
+    _check_privacy(own.privacy, instructions.privacy)
     limits: tuple[tuple[str, float, float], ...] = (
         ("learning_rate", instructions.learning_rate, own.policy.max_learning_rate),
         ("local_steps", instructions.local_steps, own.policy.max_local_steps),
@@ -104,3 +141,14 @@ def permit(own: DataOwnerFile, instructions: Instructions) -> PermittedInstructi
                 f"policy.{name}", expected=f"more than 0, at most {most:g}", got=f"{asked:g}"
             )
     return PermittedInstructions(instructions)
+
+
+def _check_privacy(own: OwnPrivacy | None, asked: PrivacyRequest | None) -> None:
+    """Checks that a mechanism is asked for exactly where the data owner insists on one, and that it is one of its own.
+
+    Noise that nobody laid a budget out for would be worth nothing, so a server cannot add it either.
+    """
+    got = "none" if asked is None else asked.mechanism
+    allowed = ["none"] if own is None else list(own.mechanisms)
+    if got not in allowed:
+        raise InstructionsRefusedError("policy.privacy", expected=f"one of {', '.join(allowed)}", got=got)

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from scaleot_core.errors import (
+    BudgetExhaustedError,
     DataError,
     InputError,
     InstructionsRefusedError,
+    LedgerError,
     MalformedStatementError,
     MalformedTensorsError,
     ModelError,
@@ -21,6 +23,8 @@ FAILURE_LOG = "failure.log"
 
 _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (MalformedStatementError, "instructions.malformed"),
+    (BudgetExhaustedError, "privacy.budget"),
+    (LedgerError, "privacy.ledger"),
     (DataError, "data"),
     (ModelError, "emulator"),
     (InputError, "own_files"),

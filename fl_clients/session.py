@@ -1,15 +1,16 @@
 """A data owner's part in a round: check what came, tune the adapter in the emulator on its own text, answer."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import torch
 
+from fl_clients.local_update import LocalUpdate, private_update
 from fl_clients.policy import DataOwnerFile, PermittedInstructions, permit, read_data_owner_file
-from scaleot_core.adapters.adapter import attach_adapter
+from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
 from scaleot_core.bundle import (
     VerifiedBundle,
     load_identity,
@@ -34,9 +35,8 @@ from scaleot_core.federation.messages import (
 from scaleot_core.federation.validation import AdapterSchema, decode_tensors, encode_tensors
 from scaleot_core.progress import SilentReporter
 from scaleot_core.seeds import derive_seed
-from scaleot_core.shapes import TensorDict
-from scaleot_core.training.data import encode_for_training, read_records
-from scaleot_core.training.local import LocalTraining, TrainingResult, has_diverged, train_adapter
+from scaleot_core.training.data import EncodedExample, encode_for_training, read_records
+from scaleot_core.training.local import LocalTraining, has_diverged, train_adapter
 
 
 class EmulatorShelf:
@@ -114,8 +114,7 @@ def take_part(directory: Path, payload: Payload, shelf: EmulatorShelf, *, now: d
     if (got := digest_of(payload.tensors)) != instructions.base_sha256:
         raise InstructionsRefusedError("instructions.base", expected=instructions.base_sha256, got=got)
     with shelf.lend(own, instructions.bundle_digest, now=now) as emulator:
-        state, result = _tune(emulator, own, permitted, payload.tensors)
-    blob = encode_tensors(state)
+        update = _tune(emulator, own, permitted, payload.tensors, now=now)
     statement = UpdateStatement(
         run=instructions.run,
         round=instructions.round,
@@ -123,42 +122,57 @@ def take_part(directory: Path, payload: Payload, shelf: EmulatorShelf, *, now: d
         client=own.organisation,
         base_sha256=instructions.base_sha256,
         bundle_digest=instructions.bundle_digest,
-        update_sha256=digest_of(blob),
-        num_examples=result.num_examples,
-        train_loss=result.mean_loss,
+        update_sha256=digest_of(update.blob),
+        num_examples=update.num_examples,
+        train_loss=update.train_loss,
+        privacy=update.privacy,
     )
-    return Payload(encode_statement(statement), blob)
+    return Payload(encode_statement(statement), update.blob)
 
 
 def _tune(
-    emulator: Emulator, own: DataOwnerFile, permitted: PermittedInstructions, base: bytes
-) -> tuple[TensorDict, TrainingResult]:
+    emulator: Emulator, own: DataOwnerFile, permitted: PermittedInstructions, base: bytes, *, now: datetime
+) -> LocalUpdate:
     """Tunes the global adapter in the emulator, and leaves the emulator as it was."""
     asked = permitted.instructions
-    examples = encode_for_training(read_records(own.data), emulator.tokenizer, max_tokens=asked.max_tokens)
+    records = read_records(own.data)
+    examples = encode_for_training(records, emulator.tokenizer, max_tokens=asked.max_tokens)
     attached = attach_adapter(emulator.model, emulator.layout, asked.adapter)
     try:
         attached.load(decode_tensors(base, AdapterSchema.of(attached.state())))
-        result = train_adapter(
-            attached,
-            examples,
-            LocalTraining(
-                asked.local_steps,
-                asked.batch_size,
-                asked.learning_rate,
-                asked.optimizer,
-                gradient_checkpointing=own.gradient_checkpointing,
-            ),
-            pad_token_id=emulator.tokenizer.pad_token_id,
-            seed=derive_seed(asked.seed, "local", asked.round, own.organisation),
-            reporter=SilentReporter(),
-        )
-        state = attached.state()
+        pad_token_id = emulator.tokenizer.pad_token_id
+        if own.privacy is not None:
+            return private_update(attached, examples, records, own, permitted, pad_token_id=pad_token_id, now=now)
+        return _plain_update(attached, examples, own, asked, pad_token_id)
     finally:
         attached.detach()
+
+
+def _plain_update(
+    attached: AttachedAdapter,
+    examples: Sequence[EncodedExample],
+    own: DataOwnerFile,
+    asked: Instructions,
+    pad_token_id: int,
+) -> LocalUpdate:
+    result = train_adapter(
+        attached,
+        examples,
+        LocalTraining(
+            asked.local_steps,
+            asked.batch_size,
+            asked.learning_rate,
+            asked.optimizer,
+            gradient_checkpointing=own.gradient_checkpointing,
+        ),
+        pad_token_id=pad_token_id,
+        seed=derive_seed(asked.seed, "local", asked.round, own.organisation),
+        reporter=SilentReporter(),
+    )
+    state = attached.state()
     if has_diverged(result, state):
         raise InstructionsRefusedError("training.diverged", expected="finite values", got="NaN or infinity")
-    return state, result
+    return LocalUpdate(encode_tensors(state), result.num_examples, result.mean_loss)
 
 
 def _device(choice: str) -> torch.device:

@@ -1,12 +1,13 @@
 """The cases of the benchmark and how one of them is measured; run as a module, it measures one in this process."""
 
 import json
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,12 +15,18 @@ import torch
 from fl_server.compress import DTYPES, asset_or_path, chosen_devices, importance_settings, load_full_model
 from fl_server.device_speed import count_flops, peak_flops_per_second, synchronize
 from fl_server.memory import peak_memory_bytes
+from fl_server.privacy import asked_training, budget_of
 from fl_server.reference import adapter_spec
 from scaleot_core.adapters.adapter import attach_adapter
 from scaleot_core.adapters.plug_in import plugged_in
 from scaleot_core.compression.emulator import Emulator, read_emulator
 from scaleot_core.compression.importance import SwappableLayers, sample_replaced, train_step
+from scaleot_core.config import with_settings
+from scaleot_core.federation.messages import MechanismName
 from scaleot_core.models.loading import LanguageModel, random_model
+from scaleot_core.privacy.private_rounds import mechanism_for_round, round_event
+from scaleot_core.privacy.release import LocalTask
+from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.progress import Reporter, SilentReporter
 from scaleot_core.run_file import RunFile
 from scaleot_core.scoring import BATCH_TOKENS, score_examples
@@ -167,9 +174,57 @@ def _client_step(held: LanguageModel | Emulator, layers: tuple[int, ...], settin
 
 
 def _emulator_step(setting: Setting, _: ExitStack) -> Workload:
-    files = {path.name: path for path in setting.emulator_directory.iterdir()}
-    emulator = read_emulator(files, device=_device(setting.run))
+    emulator = _emulator(setting)
     return _client_step(emulator, emulator.plan.adapter_layers, setting)
+
+
+def _emulator_inference(setting: Setting, _: ExitStack) -> Workload:
+    """Scores the last tokens of one client's batch, without an adapter: the least that a step can take."""
+    emulator = _emulator(setting)
+    tokens = _random_tokens(emulator, setting.run.federation.batch_size, setting.example_tokens)
+    examples = _examples(tokens)
+    return Workload(
+        lambda: score_examples(emulator.model, examples, batch_tokens=BATCH_TOKENS, reporter=SilentReporter()),
+        tokens_per_step=tokens.numel(),
+        trained_parameters=0,
+        device=emulator.model.device,
+        dtype=emulator.model.dtype,
+    )
+
+
+def _private_step(mechanism: MechanismName) -> Callable[[Setting, ExitStack], Workload]:
+    """Returns the case of a noisy step on the same examples, all of them in its sample; of dpzero along all directions.
+
+    What the optimizer does with it is left out.
+    """
+
+    def workload(setting: Setting, _: ExitStack) -> Workload:
+        emulator = _emulator(setting)
+        run = with_settings(setting.run, {"privacy.mechanism": mechanism})
+        attached = attach_adapter(emulator.model, emulator.layout, adapter_spec(run, emulator.plan.adapter_layers))
+        tokens = _random_tokens(emulator, run.federation.batch_size, setting.example_tokens)
+        asked = asked_training(run)
+        if asked is None:
+            raise AssertionError("a run with a mechanism asks for private training")
+        event = round_event(asked, len(tokens), replace(budget_of(run), epsilon=math.inf, noise_multiplier=1.0))
+        private = mechanism_for_round(
+            asked,
+            event,
+            round_number=1,
+            batch_seed=0,
+            recomputes_activations=run.federation.gradient_checkpointing,
+        )
+        way = private.choose_way(attached, pad_token_id=0)
+        task, secret = LocalTask(attached, _examples(tokens), 0, way), SecretSource()
+        return Workload(
+            lambda: private.step(task, 0, secret),
+            tokens_per_step=tokens.numel(),
+            trained_parameters=sum(parameter.numel() for parameter in attached.trainable().values()),
+            device=emulator.model.device,
+            dtype=emulator.model.dtype,
+        )
+
+    return workload
 
 
 def _full_model_step(setting: Setting, _: ExitStack) -> Workload:
@@ -197,7 +252,10 @@ def _plug_in_evaluation(setting: Setting, stack: ExitStack) -> Workload:
 
 CASES: dict[str, Callable[[Setting, ExitStack], Workload]] = {
     "stage 1": _stage_1,
+    "inference, emulator": _emulator_inference,
     "client step, emulator": _emulator_step,
+    "client step, dp-sgd": _private_step("dp-sgd"),
+    "client step, dpzero": _private_step("dpzero"),
     "client step, full model": _full_model_step,
     "plug-in evaluation": _plug_in_evaluation,
 }
@@ -206,6 +264,11 @@ CASES: dict[str, Callable[[Setting, ExitStack], Workload]] = {
 
 def _full_model(setting: Setting) -> LanguageModel:
     return load_benchmarked_model(setting.run, has_random_weights=setting.has_random_weights, reporter=SilentReporter())
+
+
+def _emulator(setting: Setting) -> Emulator:
+    files = {path.name: path for path in setting.emulator_directory.iterdir()}
+    return read_emulator(files, device=_device(setting.run))
 
 
 def _device(run: RunFile) -> torch.device:

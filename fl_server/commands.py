@@ -6,10 +6,52 @@ from typing import Annotated
 
 import typer
 
-from scaleot_core.commands import JsonOption, SetOption
+from scaleot_core.commands import JsonOption, RunFileArgument, SetOption
+from scaleot_core.errors import VerificationError
 
 OptionalRunFile = Annotated[Path | None, typer.Argument(metavar="[FILE.toml]", hidden=True)]
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the results go.")]
+
+
+def check(file: RunFileArgument, overrides: SetOption = [], *, as_json: JsonOption = False) -> None:  # noqa: B006 - typer copies it
+    """Show a run file as it is understood and what privacy it costs, or all its faults, or how many rounds fit."""
+    from scaleot_core.config import read_run_file, to_toml
+
+    run, costs = read_run_file(file, overrides), list[str]()
+    if run.privacy.mechanism != "none":
+        from fl_server.data import read_data
+        from fl_server.privacy import planned_lines
+        from scaleot_core.progress import terminal_or_log_reporter
+
+        costs = planned_lines(run, read_data(run, terminal_or_log_reporter()).partitions)
+    if as_json:
+        typer.echo(run.model_dump_json(indent=2))
+    else:
+        typer.echo(to_toml(run), nl=False)
+        for line in costs:
+            typer.echo(f"# {line}")
+
+
+def audit(
+    file: OptionalRunFile = None,
+    overrides: SetOption = [],  # noqa: B006 - typer copies it
+    *,
+    canaries: Annotated[int, typer.Option("--canaries", min=10, help="Records that are guessed about.")] = 1000,
+    confidence: Annotated[float, typer.Option("--confidence", help="Of the lower bound, between 0 and 1.")] = 0.95,
+    as_json: JsonOption = False,
+) -> None:
+    """Attack the run file's mechanism of privacy: a lower bound on epsilon beside the claim; exit code 3 refutes it."""
+    import json
+
+    from fl_server.audit import audit as run_audit
+    from scaleot_core.config import read_run_file
+    from scaleot_core.progress import terminal_or_log_reporter
+
+    run = read_run_file(file, overrides)
+    found = run_audit(run, canaries=canaries, confidence=confidence, reporter=terminal_or_log_reporter())
+    typer.echo(json.dumps(found.to_json(), indent=2, allow_nan=False) if as_json else found.sentence())
+    if found.refutes_the_claim:
+        raise typer.Exit(VerificationError.exit_code)
 
 
 def simulate(

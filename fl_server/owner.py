@@ -22,8 +22,9 @@ from scaleot_core.bundle.files import replace_file
 from scaleot_core.bundle.grant import Organisation
 from scaleot_core.errors import InputError, OutputError, RunFileError
 from scaleot_core.federation.averaging import Aggregation
-from scaleot_core.federation.messages import MAX_SEED, RunName
+from scaleot_core.federation.messages import MAX_SEED, PrivacyRequest, PrivateRelease, RunName
 from scaleot_core.federation.validation import encode_tensors
+from scaleot_core.privacy.private_rounds import AskedTraining
 from scaleot_core.shapes import TensorDict
 
 SETTINGS_FILE, INITIAL_ADAPTER_FILE = "federation.json", "initial_adapter.safetensors"
@@ -52,6 +53,8 @@ class OwnerRunSettings(BaseModel):
     aggregation: Annotated[Aggregation, Field(strict=False)]
     adapter: AdapterSpec
     bundle_digest: Sha256
+    privacy: PrivacyRequest | None = None
+    """The mechanism that updates come through; ``None`` takes them as they are."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     round_deadline_seconds: Annotated[float, Field(gt=0)]
     max_examples: Count = 10_000_000
@@ -59,8 +62,19 @@ class OwnerRunSettings(BaseModel):
     max_update_norm: Annotated[float, Field(gt=0)] = 1_000.0
     """The longest step from a round's base that one client may send: a bound on nonsense, no privacy mechanism."""
 
+    @property
+    def asked_training(self) -> AskedTraining | None:
+        """What is asked of the clients under a mechanism of privacy; ``None`` without one."""
+        if self.privacy is None:
+            return None
+        return AskedTraining(
+            self.privacy, self.local_steps, self.batch_size, self.learning_rate, self.optimizer, self.seed
+        )
+
     @model_validator(mode="after")
     def _check_cohort(self) -> Self:
+        if self.privacy is not None and self.privacy.rounds != self.rounds:
+            raise ValueError(f"privacy.rounds is {self.privacy.rounds}, but there are {self.rounds} rounds")
         if self.clients_per_round > self.clients:
             raise ValueError(f"clients_per_round is {self.clients_per_round}, but there are {self.clients} clients")
         if not 0 <= self.adapter.seed <= MAX_SEED:
@@ -87,13 +101,15 @@ class RoundRecord(BaseModel):
     """Those whose updates went in."""
     rejected: tuple[RejectedClient, ...]
     train_loss: float | None
-    """The example-weighted mean over the clients; none if the round failed."""
+    """The example-weighted mean over the clients; none if the round failed, or under a mechanism of privacy."""
     seconds: float
     aggregate_seconds: float
     """Of ``seconds``, what the server itself worked: all but the waiting for replies."""
     bytes_down: int
     """Statements and adapters to the whole cohort, without the transport's framing."""
     bytes_up: int
+    privacy: dict[Organisation, PrivateRelease] = {}
+    """What each client whose update went in said of its noise; empty without a mechanism."""
 
 
 class RoundsFile(BaseModel):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fl_server.memory import peak_memory_bytes
 from fl_server.owner import RoundRecord
+from fl_server.privacy import reported_privacy
 from fl_server.versions import versions
 from fl_server.workspace import organisation
 from scaleot_core.bundle import SealedBundle
@@ -20,7 +21,6 @@ from scaleot_core.report import (
     ReportedFederation,
     ReportedLayer,
     ReportedModelPrivacy,
-    ReportedPrivacy,
     ReportedRound,
     Results,
     StageSeconds,
@@ -52,7 +52,7 @@ def make_report(findings: Findings, seconds: StageSeconds) -> Report:
         bundle=ReportedBundle(
             findings.sealed.size_bytes, findings.sealed.digest, _recipients(findings.run.federation.clients)
         ),
-        privacy=ReportedPrivacy(findings.run.privacy.mechanism, None, None, None, ()),
+        privacy=reported_privacy(findings.run, findings.rounds),
         model_privacy=findings.model_privacy,
         seconds=seconds,
         peak_memory_bytes=peak_memory_bytes(),

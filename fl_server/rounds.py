@@ -19,7 +19,7 @@ from fl_server.roster import Roster
 from scaleot_core.errors import RoundFailedError, UpdateRejectedError
 from scaleot_core.federation.averaging import FederationState, RoundOutcome, advance, check_aggregation
 from scaleot_core.federation.cohort import select_cohort
-from scaleot_core.federation.messages import Instructions, Payload, digest_of, encode_statement
+from scaleot_core.federation.messages import Instructions, Payload, PrivateRelease, digest_of, encode_statement
 from scaleot_core.federation.validation import (
     AdapterUpdate,
     ExpectedUpdate,
@@ -27,6 +27,7 @@ from scaleot_core.federation.validation import (
     encode_tensors,
     validate_update,
 )
+from scaleot_core.privacy.private_rounds import advance_by_scalars, expected_scalars, promised_event
 from scaleot_core.progress import Reporter, Stage
 
 TRAIN = "train"
@@ -72,10 +73,10 @@ def run_round(
     """Runs the round after ``state``; without an accepted update there is no outcome, only the record."""
     started, waited = exchange.clock(), exchange.waited_seconds
     turned_away = roster.update(deadline=started + settings.round_deadline_seconds)
-    replies = _Replies(exchange, stage, rejected=list(turned_away))
+    replies = _Replies(exchange, stage, settings, rejected=list(turned_away))
     payloads, invitations = _invite(exchange, roster.idle_clients(), settings, state)
     try:
-        outcome = advance(state, replies.accepted(invitations))
+        outcome = _advance(settings, state, replies.accepted(invitations))
     except RoundFailedError:
         outcome = None
     seconds = exchange.clock() - started
@@ -91,6 +92,7 @@ def run_round(
         aggregate_seconds=max(seconds - (exchange.waited_seconds - waited), 0.0),
         bytes_down=sum(payload.size_bytes for payload in payloads),
         bytes_up=replies.bytes_up,
+        privacy=replies.privacy,
     )
     return outcome, record
 
@@ -101,7 +103,7 @@ def raise_if_failed(record: RoundRecord) -> None:
     Raises:
         RoundFailedError: no update was accepted; it lists every client's reason.
     """
-    if record.train_loss is None:
+    if not record.clients:
         reasons = "".join(f"\n  - {who.client}: {who.reason}, {who.detail}" for who in record.rejected)
         raise RoundFailedError(f"round {record.round} has no accepted update{reasons or ': no client is connected'}")
 
@@ -109,10 +111,13 @@ def raise_if_failed(record: RoundRecord) -> None:
 class _Replies:
     """The replies of one round: those that are accepted pass through, those that are not are written down."""
 
-    def __init__(self, exchange: Exchange, stage: Stage, rejected: list[UpdateRejectedError]) -> None:
-        self._exchange, self._stage = exchange, stage
+    def __init__(
+        self, exchange: Exchange, stage: Stage, settings: OwnerRunSettings, rejected: list[UpdateRejectedError]
+    ) -> None:
+        self._exchange, self._stage, self._settings = exchange, stage, settings
         self.rejected = rejected
         self.bytes_up = 0
+        self.privacy: dict[str, PrivateRelease] = {}
 
     def accepted(self, invitations: Sequence[Invitation]) -> Iterator[AdapterUpdate]:
         """Yields the updates in the invitations' order, each as soon as it and those before it are there."""
@@ -126,8 +131,13 @@ class _Replies:
     def _update(self, invitation: Invitation) -> AdapterUpdate:
         payload = self._exchange.receive(invitation.request, invitation.deadline)
         self.bytes_up += payload.size_bytes
-        update = UnverifiedUpdate(invitation.request.label, payload.statement, payload.tensors)
-        return validate_update(update, invitation.expected)
+        unverified = UnverifiedUpdate(invitation.request.label, payload.statement, payload.tensors)
+        update = validate_update(unverified, invitation.expected)
+        asked = self._settings.asked_training
+        if asked is not None and update.privacy is not None:
+            promised_event(asked, update.client, update.privacy)
+            self.privacy[update.client] = update.privacy
+        return update
 
 
 def _invite(
@@ -149,6 +159,13 @@ def _invite(
     return payloads, invitations
 
 
+def _advance(settings: OwnerRunSettings, state: FederationState, updates: Iterator[AdapterUpdate]) -> RoundOutcome:
+    asked = settings.asked_training
+    if asked is not None and asked.privacy.sends_scalars:
+        return advance_by_scalars(state, updates, asked)
+    return advance(state, updates)
+
+
 def _instructions(settings: OwnerRunSettings, round_number: int, client: str, base_sha256: str) -> Instructions:
     return Instructions(
         run=settings.run,
@@ -164,10 +181,15 @@ def _instructions(settings: OwnerRunSettings, round_number: int, client: str, ba
         optimizer=settings.optimizer,
         max_tokens=settings.max_tokens,
         seed=settings.seed,
+        privacy=settings.privacy,
     )
 
 
 def _expected(settings: OwnerRunSettings, instructions: Instructions, state: FederationState) -> ExpectedUpdate:
+    asked, scalars = settings.asked_training, None
+    if asked is not None and asked.privacy.sends_scalars:
+        adapter_size = sum(tensor.numel() for tensor in state.adapter.values())
+        scalars = expected_scalars(asked, instructions.round, adapter_size)
     return ExpectedUpdate(
         run=settings.run,
         round_number=instructions.round,
@@ -178,4 +200,6 @@ def _expected(settings: OwnerRunSettings, instructions: Instructions, state: Fed
         bundle_digest=settings.bundle_digest,
         max_examples=settings.max_examples,
         max_update_norm=settings.max_update_norm,
+        is_private=asked is not None,
+        scalars=scalars,
     )

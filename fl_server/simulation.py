@@ -20,6 +20,7 @@ from fl_server.owner import (
     round_adapter_file,
     write_run,
 )
+from fl_server.privacy import asked_training, check_privacy, own_privacy
 from fl_server.reference import adapter_spec, full_fine_tuned
 from fl_server.report import Findings, make_report
 from fl_server.stopwatch import Stopwatch
@@ -117,6 +118,7 @@ def simulate(run: RunFile, directory: Path, reporter: Reporter) -> Report:
     with tempfile.TemporaryDirectory(prefix="scaleot-") as name:
         with watch.stage("load"):
             data = read_data(run, reporter)
+            check_privacy(run, data.partitions, reporter)
             full = load_full_model(run.model, reporter)
             workspace = create_workspace(Path(name))
         session = _Session(run, full, data, workspace, directory, watch, reporter)
@@ -164,6 +166,7 @@ def _federate(session: _Session, compressed: _Compressed) -> _Federated:
         session.data.partitions,
         choices={"device": run.model.device, "gradient_checkpointing": run.federation.gradient_checkpointing},
         policy=_policy(run),
+        privacy=own_privacy(run),
     )
     write_run(workspace.owner_directory, _run_settings(run, spec, compressed.sealed), initial)
     owners = workspace.data_owner_directories(run.federation.clients)
@@ -206,6 +209,7 @@ def _run_settings(run: RunFile, spec: AdapterSpec, sealed: SealedBundle) -> Owne
         aggregation=Aggregation(federation.aggregation),
         adapter=spec,
         bundle_digest=sealed.digest,
+        privacy=asked.privacy if (asked := asked_training(run)) else None,
         seed=derive_seed(run.seed, "federation"),
         round_deadline_seconds=ROUND_DEADLINE_SECONDS,
     )

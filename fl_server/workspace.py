@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -24,9 +25,14 @@ from scaleot_core.bundle import (
     verify_bundle,
 )
 from scaleot_core.compression.emulator import Emulator, write_emulator
-from scaleot_core.training.data import Record
+from scaleot_core.privacy.data_set import fingerprint
+from scaleot_core.privacy.ledger_file import create_ledger
+from scaleot_core.privacy.ledger_lines import LedgerTerms
+from scaleot_core.privacy.private_rounds import unit_of
+from scaleot_core.training.data import Record, read_records
 
 DATA_FILE, GRANT_FILE, IDENTITY_FILE, OWNER_KEY_FILE = "train.jsonl", "grant.json", "identity.key", "owner.pub"
+LEDGER_DIRECTORY = "ledger"
 BUNDLE_LIFETIME = timedelta(days=30)
 
 
@@ -87,11 +93,13 @@ def settle_data_owners(
     *,
     choices: Mapping[str, str | bool],
     policy: Mapping[str, float],
+    privacy: Mapping[str, Any] | None,
 ) -> None:
     """Gives every data owner an identity, its grant, the model owner's public key, its own text and its own file.
 
     ``choices`` holds how they compute, as ``device``; ``policy`` the limits that they set: a simulation's allow what
-    its run file asks for.
+    its run file asks for. ``privacy`` is their budget, if they have one; each then has a new ledger in its directory:
+    simulated data owners live for one run.
     """
     for directory, (number, records) in zip(
         workspace.data_owner_directories(len(partitions)), enumerate(partitions), strict=True
@@ -119,8 +127,22 @@ def settle_data_owners(
             "owner_public_key": OWNER_KEY_FILE,
             **choices,
             "policy": dict(policy),
+            **({} if privacy is None else {"privacy": {**privacy, "ledger": LEDGER_DIRECTORY}}),
         }
+        if privacy is not None:
+            _create_ledger(directory, privacy)
         (directory / "data-owner.toml").write_text(tomli_w.dumps(own), encoding="utf-8")
+
+
+def _create_ledger(directory: Path, privacy: Mapping[str, Any]) -> None:
+    unit, neighbouring = unit_of(privacy["mechanisms"][0])
+    terms = LedgerTerms(
+        data_set=fingerprint(read_records(directory / DATA_FILE)),
+        unit=unit,
+        neighbouring=neighbouring,
+        delta=privacy["delta"],
+    )
+    create_ledger(directory / LEDGER_DIRECTORY, terms, budget_epsilon=privacy["epsilon"], now=datetime.now(UTC))
 
 
 def open_as_data_owner(workspace: Workspace, sealed: SealedBundle, number: int) -> OpenedBundle:

@@ -23,6 +23,11 @@ A data owner believes nothing before it is verified, and tunes an adapter on its
     train_adapter(attached, examples, settings, ...)                               # training.local
     update = attached.state()
 
+or, under differential privacy, lets out a release alone, which its ledger is charged for before noise is drawn::
+
+    task = LocalTask(attached, examples, pad_token_id=0, way=mechanism.choose_way(...))
+    update = mechanism.release(task, secret=SecretSource(), charge=charge, ...)    # privacy; see its README.md
+
 The server validates every update before it averages (``federation``), and the model owner plugs the average into the
 full model, each tensor by its original layer index::
 

@@ -41,7 +41,11 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str], verbs: Iterable[EntryPoint]) -> int:
-    """Runs one verb; returns the exit code: 0 done, 1 our error, 2 usage or input, 3 not verified, 130 interrupted."""
+    """Runs one verb and returns the exit code.
+
+    0 done, 1 our error, 2 usage or input, 3 not verified (a bundle, a ledger that cannot be believed, a claim that an
+    audit refutes), 4 privacy budget exhausted, 130 interrupted.
+    """
     try:
         status = typer.main.get_command(_build_app(verbs)).main(list(arguments), "scaleot", standalone_mode=False)
     except ScaleOTError as error:

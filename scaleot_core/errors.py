@@ -1,6 +1,7 @@
 """Every error this project raises on purpose: what was expected, what came, where, and what to do.
 
-The exit code of the command line stands on the class: 1 our own failure, 2 wrong usage or input, 3 not verified.
+The exit code of the command line stands on the class: 1 our own failure, 2 wrong usage or input, 3 not verified,
+4 privacy budget exhausted.
 """
 
 from enum import StrEnum
@@ -57,6 +58,40 @@ class VerificationError(ScaleOTError):
         super().__init__(f"{message} [{code}]")
 
 
+class LedgerError(ScaleOTError):
+    """A data owner's privacy ledger cannot be believed, or is not the one asked for; nothing was released.
+
+    ``line`` is the number of the line at fault, counted from 1, or ``None`` where the fault lies in no line.
+    """
+
+    exit_code = 3
+
+    def __init__(self, source: str, fault: str, *, line: int | None = None) -> None:
+        self.line = line
+        at = "" if line is None else f", line {line}"
+        super().__init__(f"privacy ledger {source}{at}: {fault}")
+
+
+class BudgetExhaustedError(ScaleOTError):
+    """Releases asked for would pass a data owner's privacy budget; nothing was released and nothing is charged.
+
+    All figures but the last are epsilon at the ledger's delta. ``asked`` is what the releases would cost alone, and
+    ``total`` what they would bring ``spent`` to: less than the sum of both, since privacy losses compose sublinearly.
+    ``rounds_that_fit`` is how many such rounds still fit in the budget.
+    """
+
+    exit_code = 4
+
+    def __init__(self, *, spent: float, asked: float, total: float, budget: float, rounds_that_fit: int) -> None:
+        self.spent, self.asked, self.total, self.budget = spent, asked, total, budget
+        self.rounds_that_fit = rounds_that_fit
+        super().__init__(
+            f"privacy budget exhausted: of epsilon {budget:g}, {spent:.6g} is spent and {max(budget - spent, 0):.6g} "
+            f"left; what is asked costs {asked:.6g} alone and would bring the total to {total:.6g}. "
+            f"Rounds of this kind that still fit: {rounds_that_fit}"
+        )
+
+
 class Reason(StrEnum):
     """Why the server refused a client's update; the codes are stable."""
 
@@ -71,6 +106,7 @@ class Reason(StrEnum):
     NORM = "E_NORM"
     WEIGHT = "E_WEIGHT"
     TIMEOUT = "E_TIMEOUT"
+    PRIVACY = "E_PRIVACY"
 
 
 class MalformedStatementError(ScaleOTError):

@@ -136,10 +136,17 @@ class FederationSection(Section):
 class PrivacySection(Section):
     """The data owners' differential privacy."""
 
-    mechanism: Literal["none"] = Field("none", description="no differential privacy: updates can leak training text")
-    epsilon: float = Field(8.0, gt=0, description="unused while mechanism is none")
-    delta: float = Field(1e-5, gt=0, lt=1, description="unused while mechanism is none")
-    max_grad_norm: float = Field(1.0, gt=0, description="unused while mechanism is none")
+    mechanism: Literal["none", "dp-sgd", "dpzero", "lmo-dp", "update-gaussian"] = Field(
+        "none", description="none: no differential privacy, updates can leak training text"
+    )
+    epsilon: float = Field(8.0, gt=0, description="every data owner's budget, over all rounds")
+    delta: float = Field(1e-5, gt=0, lt=1, description="less than one over the records of the smallest data owner")
+    max_grad_norm: float = Field(1.0, gt=0, description="bound of one example; of update-gaussian, of the update")
+    noise_multiplier: float = Field(
+        0.0, ge=0, description="standard deviation over that bound; 0 takes the least that keeps the budget"
+    )
+    num_directions: int = Field(16, ge=1, le=4096, description="K of dpzero and lmo-dp")
+    smoothing: float = Field(1e-3, gt=0, description="lambda of dpzero and lmo-dp")
 
 
 class EvaluationSection(Section):

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from scaleot_core.cli import run
 from scaleot_core.config import read_run_file
-from scaleot_core.errors import AssetError, DataError, VerificationError
+from scaleot_core.errors import AssetError, BudgetExhaustedError, DataError, LedgerError, VerificationError
 from scaleot_core.run_file import RunFile
 
 SCALEOT = Path(sys.executable).with_name("scaleot")
@@ -32,6 +33,14 @@ def meets_a_forged_bundle() -> None:
     raise VerificationError("bundle.signature", "the signature is another's")
 
 
+def meets_a_forged_ledger() -> None:
+    raise LedgerError("ledger", "it was changed", line=3)
+
+
+def passes_the_budget() -> None:
+    raise BudgetExhaustedError(spent=1.0, asked=8.0, total=8.5, budget=8.0, rounds_that_fit=5)
+
+
 def has_a_bug() -> None:
     raise KeyError("unforeseen")
 
@@ -42,9 +51,18 @@ def is_interrupted() -> None:
 
 VERBS = [
     EntryPoint(verb.__name__.replace("_", "-"), f"{__name__}:{verb.__name__}", "scaleot.verbs")
-    for verb in (succeeds, fails, gets_bad_input, meets_a_forged_bundle, has_a_bug, is_interrupted)
+    for verb in (
+        succeeds,
+        fails,
+        gets_bad_input,
+        meets_a_forged_bundle,
+        meets_a_forged_ledger,
+        passes_the_budget,
+        has_a_bug,
+        is_interrupted,
+    )
 ]
-CHECK = [EntryPoint("check", "scaleot_core.commands:check", "scaleot.verbs")]
+CHECK = [EntryPoint("check", "fl_server.commands:check", "scaleot.verbs")]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +71,8 @@ CHECK = [EntryPoint("check", "scaleot_core.commands:check", "scaleot.verbs")]
         ("fails", 1, "error: the asset is not there\n"),
         ("gets-bad-input", 2, "error: train.jsonl, line 3: no text\n"),
         ("meets-a-forged-bundle", 3, "error: the signature is another's [bundle.signature]\n"),
+        ("meets-a-forged-ledger", 3, "error: privacy ledger ledger, line 3: it was changed\n"),
+        ("passes-the-budget", 4, "Rounds of this kind that still fit: 5\n"),
         ("is-interrupted", 130, "interrupted"),
         ("no-such-verb", 2, "No such command 'no-such-verb'"),
     ],
@@ -113,6 +133,46 @@ def test_check_reports_every_fault_and_wrong_input(tmp_path: Path, capsys: pytes
     assert captured.out == ""
     assert f"{path} has 2 faults:" in captured.err
     assert "did you mean federation.clients?" in captured.err
+
+
+def private_run_file(directory: Path) -> Path:
+    records = "".join(json.dumps({"text": f"the clinic saw patient {number}"}) + "\n" for number in range(40))
+    (directory / "train.jsonl").write_text(records)
+    path = directory / "run.toml"
+    path.write_text(
+        '[data]\ntrain = "train.jsonl"\ntest = "train.jsonl"\n[federation]\nclients = 2\npartition = "iid"\n'
+        '[privacy]\nmechanism = "dp-sgd"\nepsilon = 4.0\ndelta = 0.001\n'
+    )
+    return path
+
+
+def test_check_shows_what_privacy_costs_each_data_owner_in_comments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = private_run_file(tmp_path)
+    assert run(["check", str(path)], CHECK) == 0
+    printed = capsys.readouterr().out
+    costs = [line for line in printed.splitlines() if line.startswith("# data-owner-")]
+    assert len(costs) == 2 and all("20 records, gaussian noise of standard deviation" in line for line in costs)
+    assert all("120 releases: epsilon 4 at delta 0.001" in line or "epsilon 3.999" in line for line in costs)
+    resolved = tmp_path / "resolved.toml"
+    resolved.write_text(printed)
+    assert read_run_file(resolved, []) == read_run_file(path, [])
+    assert run(["check", str(path), "--json"], CHECK) == 0
+    assert json.loads(capsys.readouterr().out)["privacy"]["epsilon"] == 4.0
+
+
+def test_check_refuses_rounds_that_pass_the_budget_with_the_number_that_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = private_run_file(tmp_path)
+    changes = ["--set", "privacy.noise_multiplier=2.0", "--set"]
+    assert run(["check", str(path), *changes, "federation.rounds=500"], CHECK) == 4
+    captured = capsys.readouterr()
+    fitting = re.search(r"still fit: (\d+)", captured.err)
+    assert captured.out == "" and fitting is not None
+    assert 0 < int(fitting[1]) < 500
+    assert run(["check", str(path), *changes, f"federation.rounds={fitting[1]}"], CHECK) == 0
 
 
 def test_the_installed_command_answers_help_in_half_a_second_of_a_processor() -> None:

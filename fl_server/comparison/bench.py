@@ -65,6 +65,8 @@ class Bench:
                 "full-fine-tuning", inputs, lambda: self._reference(run, data())
             )
         inputs = {**self._test_inputs(run), **self._tuning_inputs(run), "emulator": emulator_facts["digest"]}
+        if run.privacy.mechanism != "none":
+            inputs["privacy"] = run.privacy.model_dump()
         tuned = self._store.get_or_compute("tuned", inputs, lambda: self._tune(run, data()))
         return {
             "labels": dict(point.labels),

@@ -11,6 +11,7 @@ from fl_server.comparison.points import Point, check_points, expand
 from fl_server.comparison.store import ResultStore
 from fl_server.compress import asset_or_path, load_full_model
 from fl_server.data import read_data
+from fl_server.privacy import check_privacy
 from fl_server.versions import versions
 from scaleot_core.models.loading import read_layout
 from scaleot_core.progress import Reporter
@@ -39,7 +40,7 @@ def compare(run: RunFile, directory: Path, reporter: Reporter) -> list[dict[str,
     points = expand(run)
     check_points(points, read_layout(asset_or_path(run.model.source, reporter)).num_layers)
     for data_run in _one_for_each_data(points):
-        read_data(data_run, reporter)
+        check_privacy(data_run, read_data(data_run, reporter).partitions, reporter)
     store = ResultStore(directory, versions())
     bench = Bench(load_full_model(run.model, reporter), store, reporter)
     results = []
@@ -52,5 +53,10 @@ def compare(run: RunFile, directory: Path, reporter: Reporter) -> list[dict[str,
 
 
 def _one_for_each_data(points: Sequence[Point]) -> list[RunFile]:
-    by_data = {(point.run.data.model_dump_json(), point.run.federation.clients): point.run for point in points}
+    """Returns one run for each way to divide data among clients, and each privacy that is asked for on it."""
+    by_data = {}
+    for run in (point.run for point in points):
+        sections = (run.data, run.federation, run.privacy)
+        seed = run.seed if run.federation.partition == "dirichlet" and run.privacy.mechanism != "none" else 0
+        by_data[tuple(section.model_dump_json() for section in sections), seed] = run
     return list(by_data.values())

@@ -3,16 +3,20 @@
 A run with the same run file through server, seal and clients gives the same adapter to the last digit.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from fl_server.privacy import asked_training, budget_of
 from fl_server.workspace import organisation
 from scaleot_core.adapters.adapter import AdapterSpec, AttachedAdapter, attach_adapter
 from scaleot_core.compression.emulator import Emulator
 from scaleot_core.errors import RoundFailedError
 from scaleot_core.federation.averaging import FederatedMean
 from scaleot_core.federation.cohort import select_cohort
-from scaleot_core.progress import Reporter, SilentReporter
+from scaleot_core.privacy.private_rounds import AskedTraining, mechanism_for_round, moved_by_mean, round_event
+from scaleot_core.privacy.release import LocalTask
+from scaleot_core.privacy.secret_random import SecretSource
+from scaleot_core.progress import Reporter, SilentReporter, Stage
 from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
 from scaleot_core.shapes import TensorDict
@@ -26,8 +30,8 @@ class TunedRound:
 
     number: int
     adapter: TensorDict
-    train_loss: float
-    """The clients' mean loss, weighted by their examples."""
+    train_loss: float | None
+    """The clients' mean loss, weighted by their examples; none under a mechanism of privacy."""
 
 
 def tune_in_rounds(
@@ -41,23 +45,22 @@ def tune_in_rounds(
     federation = run.federation
     seed = derive_seed(run.seed, "federation")
     attached = attach_adapter(emulator.model, emulator.layout, spec)
-    local = _LocalSteps(attached, emulator.tokenizer.pad_token_id, run)
     clients = {
         organisation(number): encode_for_training(records, emulator.tokenizer, max_tokens=federation.max_tokens)
         for number, records in enumerate(partitions)
     }
+    asked, pad_token_id = asked_training(run), emulator.tokenizer.pad_token_id
+    rounds = (
+        _PlainRounds(attached, clients, pad_token_id, run)
+        if asked is None
+        else _PrivateRounds(attached, clients, pad_token_id, run, asked)
+    )
     try:
         adapter = attached.state()
         with reporter.stage("rounds", steps=federation.rounds * federation.clients_per_round) as stage:
             for number in range(1, federation.rounds + 1):
-                mean, accepted = FederatedMean(adapter), 0
-                for client in select_cohort(clients, size=federation.clients_per_round, seed=seed, round_number=number):
-                    attached.load(adapter)
-                    accepted += local.add_to(mean, clients[client], derive_seed(seed, "local", number, client))
-                    stage.advance()
-                if not accepted:
-                    raise RoundFailedError(f"training diverged at every client in round {number}")
-                adapter, train_loss = mean.read()
+                cohort = select_cohort(clients, size=federation.clients_per_round, seed=seed, round_number=number)
+                adapter, train_loss = rounds.after(adapter, cohort, number, stage)
                 attached.load(adapter)
                 stage.advance(0, loss=train_loss)
                 yield TunedRound(number, adapter, train_loss)
@@ -66,19 +69,33 @@ def tune_in_rounds(
 
 
 @dataclass(frozen=True)
-class _LocalSteps:
-    """What every client does with the adapter that it finds in the emulator."""
+class _PlainRounds:
+    """Rounds whose updates are taken as they are."""
 
     attached: AttachedAdapter
+    clients: Mapping[str, Sequence[EncodedExample]]
     pad_token_id: int
     run: RunFile
 
-    def add_to(self, mean: FederatedMean, examples: Sequence[EncodedExample], seed: int) -> bool:
+    def after(
+        self, adapter: TensorDict, cohort: Sequence[str], number: int, stage: Stage
+    ) -> tuple[TensorDict, float | None]:
+        """Returns the mean of the cohort's adapters, each tuned from ``adapter``, and of their losses."""
+        mean, accepted = FederatedMean(adapter), 0
+        for client in cohort:
+            self.attached.load(adapter)
+            accepted += self._add_to(mean, client, number)
+            stage.advance()
+        if not accepted:
+            raise RoundFailedError(f"training diverged at every client in round {number}")
+        return mean.read()
+
+    def _add_to(self, mean: FederatedMean, client: str, number: int) -> bool:
         """Tunes the adapter and adds it to the mean, unless training diverged."""
         asked = self.run.federation
         result = train_adapter(
             self.attached,
-            examples,
+            self.clients[client],
             LocalTraining(
                 asked.local_steps,
                 asked.batch_size,
@@ -87,7 +104,7 @@ class _LocalSteps:
                 gradient_checkpointing=asked.gradient_checkpointing,
             ),
             pad_token_id=self.pad_token_id,
-            seed=seed,
+            seed=client_seed(self.run, client, number),
             reporter=SilentReporter(),
         )
         state = self.attached.state()
@@ -95,3 +112,47 @@ class _LocalSteps:
             return False
         mean.add(state, num_examples=result.num_examples, train_loss=result.mean_loss)
         return True
+
+
+@dataclass(frozen=True)
+class _PrivateRounds:
+    """Rounds whose updates come through a mechanism. Nothing leaves this process, so there is no ledger to charge."""
+
+    attached: AttachedAdapter
+    clients: Mapping[str, Sequence[EncodedExample]]
+    pad_token_id: int
+    run: RunFile
+    asked: AskedTraining
+
+    def after(self, adapter: TensorDict, cohort: Sequence[str], number: int, stage: Stage) -> tuple[TensorDict, None]:
+        """Returns the mean of the cohort's releases, or the adapter moved by the mean of their scalars."""
+        released, weights = [], []
+        for client in cohort:
+            self.attached.load(adapter)
+            released.append(self._release(client, number))
+            weights.append(len(self.clients[client]))
+            stage.advance()
+        if self.asked.privacy.sends_scalars:
+            return moved_by_mean(adapter, released, weights, self.asked, number), None
+        mean = FederatedMean(adapter)
+        for state, weight in zip(released, weights, strict=True):
+            mean.add(state, num_examples=weight, train_loss=None)
+        return mean.read()[0], None
+
+    def _release(self, client: str, number: int) -> TensorDict:
+        examples = self.clients[client]
+        mechanism = mechanism_for_round(
+            self.asked,
+            round_event(self.asked, len(examples), budget_of(self.run)),
+            round_number=number,
+            batch_seed=client_seed(self.run, client, number),
+            recomputes_activations=self.run.federation.gradient_checkpointing,
+        )
+        way = mechanism.choose_way(self.attached, pad_token_id=self.pad_token_id)
+        task = LocalTask(self.attached, examples, self.pad_token_id, way)
+        return mechanism.release(task, secret=SecretSource(), charge=lambda _: None, reporter=SilentReporter()).tensors
+
+
+def client_seed(run: RunFile, client: str, number: int) -> int:
+    """Returns the seed of a client's batches in a round, the one that it derives itself from its instructions."""
+    return derive_seed(derive_seed(run.seed, "federation"), "local", number, client)

@@ -36,8 +36,8 @@ class RoundOutcome:
     state: FederationState
     clients: tuple[str, ...]
     """Those whose updates went in, in the order of aggregation."""
-    train_loss: float
-    """The example-weighted mean over the clients."""
+    train_loss: float | None
+    """The example-weighted mean over the clients; none where no loss may leave them."""
 
 
 def check_aggregation(aggregation: Aggregation, spec: AdapterSpec) -> None:
@@ -76,16 +76,20 @@ class FederatedMean:
 
     def __init__(self, like: TensorDict) -> None:
         self._sums = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in like.items()}
-        self._examples, self._loss = 0, 0.0
+        self._examples = 0
+        self._loss: float | None = 0.0
 
-    def add(self, state: TensorDict, *, num_examples: int, train_loss: float) -> None:
-        """Counts one client's adapter, on the CPU, and its loss."""
+    def add(self, state: TensorDict, *, num_examples: int, train_loss: float | None) -> None:
+        """Counts one client's adapter, on the CPU, and its loss; without one client's loss there is no mean of it."""
         for name, total in self._sums.items():
             total.add_(state[name].double(), alpha=num_examples)
         self._examples += num_examples
-        self._loss += num_examples * train_loss
+        if train_loss is None or self._loss is None:
+            self._loss = None
+        else:
+            self._loss += num_examples * train_loss
 
-    def read(self) -> tuple[TensorDict, float]:
+    def read(self) -> tuple[TensorDict, float | None]:
         """Returns the means of what was added, at least one client's; the adapter in float32."""
         mean = {name: (total / self._examples).float() for name, total in self._sums.items()}
-        return mean, self._loss / self._examples
+        return mean, None if self._loss is None else self._loss / self._examples

@@ -23,6 +23,9 @@ Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 RefusalCode = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
+MechanismName = Literal["dp-sgd", "dpzero", "lmo-dp", "update-gaussian"]
+"""A mechanism of privacy; a row of ``privacy.mechanism.MECHANISMS``."""
+
 UNREAD_NONCE = "0" * 64
 """What a refusal names when the request was too malformed to read its nonce."""
 
@@ -61,6 +64,29 @@ class Introduction(BaseModel):
     client: Organisation
 
 
+class PrivacyRequest(BaseModel):
+    """Which mechanism the server asks its clients to release through, in every round of the run.
+
+    How much noise is none of its affair: each data owner calibrates it to its own budget.
+    """
+
+    model_config = _STATEMENT
+    mechanism: MechanismName
+    rounds: Annotated[int, Field(ge=1)]
+    """Planned in all: a client's budget is laid out for so many."""
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    """The bound of what one example adds; for ``update-gaussian`` that of the whole update."""
+    num_directions: Annotated[int, Field(ge=1)]
+    """K, of the mechanisms that send scalars."""
+    smoothing: Annotated[float, Field(gt=0)]
+    """How far they move the adapter along a direction, lambda."""
+
+    @property
+    def sends_scalars(self) -> bool:
+        """Whether an update holds a scalar for each step and direction, and no adapter."""
+        return self.mechanism in ("dpzero", "lmo-dp")
+
+
 class Instructions(BaseModel):
     """What the server asks of one client in one round. The global adapter goes with it.
 
@@ -85,6 +111,22 @@ class Instructions(BaseModel):
     """Longer examples are cut."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     """Of the run; a client derives its own stream from it by round and name."""
+    privacy: PrivacyRequest | None = None
+    """``None`` asks for updates as they are."""
+
+
+class PrivateRelease(BaseModel):
+    """What a client says of the noise in its update."""
+
+    model_config = _STATEMENT
+    noise: Annotated[str, Field(pattern=r"^[a-z-]{1,32}$")]
+    parameters: dict[Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")], float]
+    """Of the noise's law, relative to the bound of one example."""
+    sample_rate: Annotated[float, Field(gt=0, le=1)]
+    count: Annotated[int, Field(ge=1)]
+    """Releases in this update."""
+    ledger_head: Sha256
+    """Of the data owner's ledger after the charge: an older copy of it would not have this line."""
 
 
 class UpdateStatement(BaseModel):
@@ -102,8 +144,10 @@ class UpdateStatement(BaseModel):
     """Of the update's blob."""
     num_examples: int
     """Examples at hand, the weight of federated averaging; its range is the server's to check."""
-    train_loss: Annotated[float, Field(ge=0)]
-    """Mean over the local steps."""
+    train_loss: Annotated[float, Field(ge=0)] | None
+    """Mean over the local steps; none under a mechanism, where it would be a release of its own."""
+    privacy: PrivateRelease | None = None
+    """``None`` where nothing hides the records."""
 
 
 class Refusal(BaseModel):

@@ -8,42 +8,62 @@ to the library, which refuses overlaps, holes and overflows.
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from scaleot_core.errors import MalformedStatementError, MalformedTensorsError, Reason, UpdateRejectedError
-from scaleot_core.federation.messages import UpdateStatement, decode_statement, digest_of
+from scaleot_core.federation.messages import PrivateRelease, UpdateStatement, decode_statement, digest_of
 from scaleot_core.shapes import TensorDict
 
+SCALARS = "scalars"
+"""The one tensor of an update that holds scalars."""
+
 _LENGTH_BYTES = 8
-_FLOAT32_BYTES = 4
+_NUMBER_BYTES = 4
 _ENTRY_OVERHEAD_BYTES = 256
 """More than safetensors needs for one entry besides its name: dtype, four dimensions, two offsets, punctuation."""
 
 
 @dataclass(frozen=True)
 class AdapterSchema:
-    """The names and shapes of an adapter's tensors, all float32."""
+    """The names and shapes of an update's tensors, all of one type: an adapter's, or the scalars that move one."""
 
     shapes: dict[str, tuple[int, ...]]
+    dtype: Literal["F32", "I32"] = "F32"
+    """As safetensors names it."""
 
     @classmethod
     def of(cls, state: TensorDict) -> "AdapterSchema":
         """Returns the schema of a state."""
         return cls({name: tuple(tensor.shape) for name, tensor in state.items()})
 
+    @classmethod
+    def of_scalars(cls, steps: int, directions: int) -> "AdapterSchema":
+        """Returns the schema of a round's scalars: ``scalars``, (steps, directions), in whole cells of a lattice."""
+        return cls({SCALARS: (steps, directions)}, "I32")
+
     @property
     def data_bytes(self) -> int:
         """The tensors' own bytes."""
-        return sum(_FLOAT32_BYTES * math.prod(shape) for shape in self.shapes.values())
+        return sum(_NUMBER_BYTES * math.prod(shape) for shape in self.shapes.values())
 
     @property
     def max_header_bytes(self) -> int:
         """A bound on an honest header."""
         return sum(len(json.dumps(name)) + _ENTRY_OVERHEAD_BYTES for name in self.shapes) + _ENTRY_OVERHEAD_BYTES
+
+
+@dataclass(frozen=True)
+class ExpectedScalars:
+    """What stands in an update that holds scalars for public directions and no adapter."""
+
+    steps: int
+    directions: int
+    unit_norm: float
+    """How far a Euclidean norm of 1 of all scalars together moves the adapter: directions hardly overlap."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,10 @@ class ExpectedUpdate:
     bundle_digest: str
     max_examples: int
     max_update_norm: float
+    is_private: bool = False
+    """Whether a mechanism was asked for."""
+    scalars: ExpectedScalars | None = None
+    """``None`` where the update is the adapter itself."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +102,15 @@ class AdapterUpdate:
 
     client: str
     num_examples: int
-    train_loss: float
+    train_loss: float | None
+    """None under a mechanism of privacy."""
     state: TensorDict
+    """The adapter, or ``scalars``, int32 (steps, directions), where those were expected."""
+    privacy: PrivateRelease | None = None
 
 
 def validate_update(update: UnverifiedUpdate, expected: ExpectedUpdate) -> AdapterUpdate:
-    """Checks form, binding, weight, size, digest, container and values of an update, in this order.
+    """Checks form, binding, privacy, weight, size, digest, container and values of an update, in this order.
 
     Raises:
         UpdateRejectedError: with the reason of the first check that failed.
@@ -94,10 +121,11 @@ def validate_update(update: UnverifiedUpdate, expected: ExpectedUpdate) -> Adapt
         reason = Reason.WEIGHT if "num_examples" in error.fields else Reason.FORMAT
         raise UpdateRejectedError(reason, client=update.client, expected=error.expected, got=error.got) from error
     _check_binding(statement, expected)
+    _check_privacy(statement, expected)
     _check_weight(statement, expected)
     state = _read_state(update.tensors, statement, expected)
     _check_norm(state, expected)
-    return AdapterUpdate(expected.client, statement.num_examples, statement.train_loss, state)
+    return AdapterUpdate(expected.client, statement.num_examples, statement.train_loss, state, statement.privacy)
 
 
 def encode_tensors(state: TensorDict) -> bytes:
@@ -142,6 +170,14 @@ def _check_binding(statement: UpdateStatement, expected: ExpectedUpdate) -> None
             raise UpdateRejectedError(Reason.BINDING, client=expected.client, expected=f"{field} {wanted}", got=got)
 
 
+def _check_privacy(statement: UpdateStatement, expected: ExpectedUpdate) -> None:
+    """A private update says its noise and no loss; a plain one says its loss and no noise."""
+    is_private = statement.privacy is not None
+    if is_private != expected.is_private or (statement.train_loss is None) != expected.is_private:
+        wanted = "noise and no loss" if expected.is_private else "a loss and no noise"
+        raise UpdateRejectedError(Reason.PRIVACY, client=expected.client, expected=wanted, got="otherwise")
+
+
 def _check_weight(statement: UpdateStatement, expected: ExpectedUpdate) -> None:
     if not 1 <= statement.num_examples <= expected.max_examples:
         raise UpdateRejectedError(
@@ -153,7 +189,8 @@ def _check_weight(statement: UpdateStatement, expected: ExpectedUpdate) -> None:
 
 
 def _read_state(blob: bytes, statement: UpdateStatement, expected: ExpectedUpdate) -> TensorDict:
-    schema = AdapterSchema.of(expected.base)
+    scalars = expected.scalars
+    schema = AdapterSchema.of_scalars(scalars.steps, scalars.directions) if scalars else AdapterSchema.of(expected.base)
     try:
         _check_size(blob, schema)
         _check_digest(blob, statement)
@@ -171,7 +208,11 @@ def _check_digest(blob: bytes, statement: UpdateStatement) -> None:
 
 def _check_norm(state: TensorDict, expected: ExpectedUpdate) -> None:
     """Bounds the Euclidean norm of the step from the round's base, over all tensors, in float64."""
-    norm = math.sqrt(sum(float((state[name].double() - base).square().sum()) for name, base in expected.base.items()))
+    if expected.scalars:
+        norm = expected.scalars.unit_norm * float(state[SCALARS].double().norm())
+    else:
+        steps = (float((state[name].double() - base).square().sum()) for name, base in expected.base.items())
+        norm = math.sqrt(sum(steps))
     if norm > expected.max_update_norm:
         raise UpdateRejectedError(
             Reason.NORM, client=expected.client, expected=f"norm <= {expected.max_update_norm:g}", got=f"{norm:g}"
@@ -195,7 +236,7 @@ def _check_container(blob: bytes, schema: AdapterSchema) -> None:
         unlike = sorted(entries.keys() ^ schema.shapes.keys())[0]
         raise MalformedTensorsError(Reason.SCHEMA, "exactly the adapter's names", f"a difference at {unlike[:80]!r}")
     for name, shape in schema.shapes.items():
-        _check_entry(name, entries[name], shape)
+        _check_entry(name, entries[name], shape, schema.dtype)
 
 
 def _read_header(header: bytes) -> dict[str, Any]:
@@ -214,8 +255,8 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _check_entry(name: str, entry: object, shape: tuple[int, ...]) -> None:
+def _check_entry(name: str, entry: object, shape: tuple[int, ...], dtype: str) -> None:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise MalformedTensorsError(Reason.SCHEMA, "dtype, shape and data_offsets", f"something else for {name}")
-    if entry["dtype"] != "F32" or entry["shape"] != list(shape):
-        raise MalformedTensorsError(Reason.SCHEMA, f"F32 {list(shape)} for {name}", "another dtype or shape")
+    if entry["dtype"] != dtype or entry["shape"] != list(shape):
+        raise MalformedTensorsError(Reason.SCHEMA, f"{dtype} {list(shape)} for {name}", "another dtype or shape")

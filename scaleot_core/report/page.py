@@ -103,6 +103,12 @@ def _limits(report: Report) -> list[str]:
             "The updates carried no differential privacy. That only adapters travel does not protect the data owners' "
             "text: an adapter update can leak it to whoever sees it. The seal of the bundle protects the emulator only."
         )
+    else:
+        limits.append(
+            f"Epsilon holds for {report.privacy.unit}: somebody with several records has several times that. How many "
+            "records a data owner has is taken as public, and the time that a round takes is not hidden. What each "
+            "client spent is reckoned from the noise that it says it added; its own ledger is what counts."
+        )
     limits.append("All parties ran on one machine. What a network adds in time and faults is not in these figures.")
     return limits
 

@@ -97,3 +97,10 @@ def test_instructions_beyond_the_policy_are_refused_with_a_code(
     with pytest.raises(InstructionsRefusedError) as refused:
         permit(own_file(tmp_path), instructions(**changes))
     assert refused.value.code == code
+
+
+def test_a_file_whose_mechanisms_hide_different_units_is_refused(tmp_path: Path) -> None:
+    budget = '\n[privacy]\nepsilon = 8.0\ndelta = 1e-5\nmechanisms = ["dp-sgd", "{}"]\n'
+    assert own_file(tmp_path, FILE + budget.format("dpzero")).privacy is not None
+    with pytest.raises(RunFileError, match="no ledger can hold both"):
+        own_file(tmp_path, FILE + budget.format("update-gaussian"))

@@ -103,17 +103,25 @@ def test_every_case_does_its_work_on_the_model_of_the_run_file(tmp_path: Path) -
             workload.step()
     assert trained == {
         "stage 1": LAYERS * 2 * 4 * HIDDEN,
+        "inference, emulator": 0,
         "client step, emulator": trained["client step, full model"] // 3,  # two layers of six
+        "client step, dp-sgd": trained["client step, emulator"],
+        "client step, dpzero": trained["client step, emulator"],
         "client step, full model": trained["client step, full model"],
         "plug-in evaluation": 0,
     }
     assert tokens == {
         "stage 1": 4 * 12,
+        "inference, emulator": 4 * 11,
         "client step, emulator": 4 * 11,
+        "client step, dp-sgd": 4 * 11,
+        "client step, dpzero": 4 * 11,
         "client step, full model": 4 * 11,
         "plug-in evaluation": 204 * 10,  # as many rows of ten as make no more than 2048 tokens
     }
     assert 0 < flops["client step, emulator"] < flops["client step, full model"]
+    directions = setting.run.privacy.num_directions
+    assert flops["client step, dpzero"] > 2 * directions * flops["inference, emulator"] * 0.9
 
 
 def test_gradient_checkpointing_costs_a_second_forward_pass(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def test_the_page_does_not_say_that_privacy_is_missing_where_a_mechanism_was_cha
     report = replace(example_report(), privacy=ReportedPrivacy("dp-sgd", 3.5, 1e-5, "record", ()))
     text = page(report)
     assert "carried no differential privacy" not in text
+    assert "Epsilon holds for record: somebody with several records has several times that" in text
     assert "dp-sgd, epsilon 3.5 at delta 1e-05, unit record" in text
 
 

@@ -1,0 +1,158 @@
+"""What a data owner's round comes to, and how it comes to it under a mechanism of privacy: through the ledger alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from fl_clients.own_ledger import check_has_ledger, ledger_terms, own_privacy
+from fl_clients.policy import DataOwnerFile, OwnPrivacy, PermittedInstructions
+from scaleot_core.adapters.adapter import AttachedAdapter
+from scaleot_core.errors import InputError, InstructionsRefusedError
+from scaleot_core.federation.messages import Instructions, PrivateRelease
+from scaleot_core.federation.validation import encode_tensors
+from scaleot_core.privacy.accountant import epsilon_of
+from scaleot_core.privacy.events import PrivacyEvent
+from scaleot_core.privacy.ledger import Ledger, Reservation, open_ledger
+from scaleot_core.privacy.ledger_lines import Reserved
+from scaleot_core.privacy.mechanism import Mechanism
+from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, mechanism_for_round, round_event
+from scaleot_core.privacy.release import LocalTask
+from scaleot_core.privacy.secret_random import SecretSource
+from scaleot_core.progress import SilentReporter
+from scaleot_core.seeds import derive_seed
+from scaleot_core.training.data import EncodedExample, Record
+
+
+@dataclass(frozen=True)
+class LocalUpdate:
+    """All that a round lets out of a data owner's records."""
+
+    blob: bytes
+    num_examples: int
+    """Taken as public, under a mechanism of privacy too: it is the update's weight and the sample's size."""
+    train_loss: float | None = None
+    """Under a mechanism it stays here."""
+    privacy: PrivateRelease | None = None
+
+
+def private_update(
+    attached: AttachedAdapter,
+    examples: Sequence[EncodedExample],
+    records: Sequence[Record],
+    own: DataOwnerFile,
+    permitted: PermittedInstructions,
+    *,
+    pad_token_id: int,
+    now: datetime,
+) -> LocalUpdate:
+    """Tunes the attached adapter under the mechanism that was asked for, and returns its release.
+
+    A round that was released before is not tuned again: its bytes are returned as they left, or would have.
+
+    Raises:
+        InputError: the server asks for no mechanism, its settings do not go together, or the ledger was never made.
+        InstructionsRefusedError: the round was released on another adapter, or the release holds NaN or infinity.
+        BudgetExhaustedError: the planned rounds, or this one, pass the budget.
+        LedgerError: the ledger cannot be believed or is of another data set.
+        OutputError: the ledger cannot be written.
+    """
+    instructions, privacy = permitted.instructions, own_privacy(own)
+    asked = _asked_training(instructions)
+    check_has_ledger(privacy)
+    terms = ledger_terms(privacy, records)
+    with open_ledger(privacy.ledger, terms, epsilon_of=epsilon_of, now=now, mirror=privacy.ledger_mirror) as ledger:
+        if ledger.chain.budget_epsilon != privacy.epsilon:
+            ledger.change_budget(privacy.epsilon, now=now)
+        blob = ledger.released(instructions.run, instructions.round)
+        if blob is None:
+            event = round_event(asked, len(examples), _budget(privacy), _spent_elsewhere(ledger, instructions.run))
+            mechanism = mechanism_for_round(
+                asked,
+                event,
+                round_number=instructions.round,
+                batch_seed=derive_seed(asked.seed, "local", instructions.round, own.organisation),
+                recomputes_activations=own.gradient_checkpointing,
+            )
+            blob = _release(ledger, mechanism, attached, examples, instructions, pad_token_id=pad_token_id, now=now)
+        event = _charged_event(ledger, instructions)
+        head = ledger.head
+    said = PrivateRelease(
+        noise=event.noise,
+        parameters=dict(event.parameters),
+        sample_rate=event.sample_rate,
+        count=event.count,
+        ledger_head=head,
+    )
+    return LocalUpdate(blob, len(examples), privacy=said)
+
+
+def _release(
+    ledger: Ledger,
+    mechanism: Mechanism,
+    attached: AttachedAdapter,
+    examples: Sequence[EncodedExample],
+    instructions: Instructions,
+    *,
+    pad_token_id: int,
+    now: datetime,
+) -> bytes:
+    """Charges, tunes, stores, in this order; returns the bytes that may leave."""
+    reservations: list[Reservation] = []
+
+    def charge(event: PrivacyEvent) -> None:
+        statement = _statement(instructions)
+        reservations.append(ledger.reserve(instructions.run, instructions.round, (event,), statement, now=now))
+
+    way = mechanism.choose_way(attached, pad_token_id=pad_token_id)
+    task = LocalTask(attached, examples, pad_token_id, way)
+    release = mechanism.release(task, secret=SecretSource(), charge=charge, reporter=SilentReporter())
+    if not all(bool(tensor.isfinite().all()) for tensor in release.tensors.values()):
+        raise InstructionsRefusedError("training.diverged", expected="finite values", got="NaN or infinity")
+    blob = encode_tensors(release.tensors)
+    ledger.commit(reservations[0], blob, now=now)
+    return blob
+
+
+def _charged_event(ledger: Ledger, instructions: Instructions) -> PrivacyEvent:
+    """Returns what the round's release was charged as.
+
+    Raises:
+        InstructionsRefusedError: it was released for another request, on another adapter for example.
+    """
+    key = (instructions.run, instructions.round)
+    *_, reserved = (
+        entry for entry in ledger.chain.entries if isinstance(entry, Reserved) and (entry.run, entry.round) == key
+    )
+    if reserved.statement != _statement(instructions):
+        raise InstructionsRefusedError(
+            "privacy.released", expected="a round that was not released, or the same request", got="another request"
+        )
+    return reserved.events[0]
+
+
+def _statement(instructions: Instructions) -> str:
+    mechanism = "none" if instructions.privacy is None else instructions.privacy.mechanism
+    return f"{mechanism} update of the adapter {instructions.base_sha256}"
+
+
+def _spent_elsewhere(ledger: Ledger, run: str) -> tuple[PrivacyEvent, ...]:
+    """Returns what other runs were charged: the same in every round of a run, as long as none runs beside it."""
+    reserved = (entry for entry in ledger.chain.entries if isinstance(entry, Reserved))
+    return tuple(event for entry in reserved if entry.run != run for event in entry.events)
+
+
+def _asked_training(instructions: Instructions) -> AskedTraining:
+    if instructions.privacy is None:
+        raise InputError("a private update needs a mechanism in the instructions")
+    return AskedTraining(
+        instructions.privacy,
+        instructions.local_steps,
+        instructions.batch_size,
+        instructions.learning_rate,
+        instructions.optimizer,
+        instructions.seed,
+    )
+
+
+def _budget(privacy: OwnPrivacy) -> PrivacyBudget:
+    return PrivacyBudget(privacy.epsilon, privacy.delta, privacy.noise_multiplier)

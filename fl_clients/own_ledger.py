@@ -1,0 +1,90 @@
+"""The data owner's own ledger: made once and on purpose, afterwards only found, and read against file and records.
+
+A ledger that made itself where it is missing would be a fresh budget for whoever deletes it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from os.path import lexists
+
+from fl_clients.policy import DATA_OWNER_FILE, DataOwnerFile, OwnPrivacy
+from scaleot_core.errors import InputError
+from scaleot_core.privacy.accountant import Accountant
+from scaleot_core.privacy.data_set import fingerprint
+from scaleot_core.privacy.events import PrivacyEvent
+from scaleot_core.privacy.ledger import check_terms
+from scaleot_core.privacy.ledger_file import create_ledger, read_chain
+from scaleot_core.privacy.ledger_head import check_head, mirrored_head, read_head
+from scaleot_core.privacy.ledger_lines import LedgerChain, LedgerTerms, Reserved
+from scaleot_core.privacy.ledger_summary import LedgerSummary, summarise
+from scaleot_core.privacy.private_rounds import unit_of
+from scaleot_core.training.data import Record, read_records
+
+
+def ledger_terms(privacy: OwnPrivacy, records: Sequence[Record]) -> LedgerTerms:
+    """Returns what the ledger of these records is about; all mechanisms of a data owner's file have one unit."""
+    unit, neighbouring = unit_of(privacy.mechanisms[0])
+    return LedgerTerms(data_set=fingerprint(records), unit=unit, neighbouring=neighbouring, delta=privacy.delta)
+
+
+def own_privacy(own: DataOwnerFile) -> OwnPrivacy:
+    """Returns the data owner's budget.
+
+    Raises:
+        InputError: it has none.
+    """
+    if own.privacy is None:
+        raise InputError(
+            f"{own.organisation} has no privacy budget, and its updates leave without noise: for one, write [privacy] "
+            f"with epsilon, delta and mechanisms into {DATA_OWNER_FILE}"
+        )
+    return own.privacy
+
+
+def check_has_ledger(privacy: OwnPrivacy) -> None:
+    """Checks that the ledger was made.
+
+    Raises:
+        InputError: it was not, or it is lost.
+    """
+    if not lexists(privacy.ledger):
+        raise InputError(
+            f"no privacy ledger at {privacy.ledger}; make it once with `scaleot budget DIRECTORY --create`, where "
+            f"DIRECTORY has {DATA_OWNER_FILE}. If there was one, put it back: a new one would forget what was spent"
+        )
+
+
+def create_own_ledger(own: DataOwnerFile, *, now: datetime) -> None:
+    """Makes the ledger of the data owner's records with the budget of its file.
+
+    Raises:
+        InputError: the file gives no budget, or the records cannot be read.
+        OutputError: there is a ledger already, or it cannot be written.
+        LedgerError: the mirror knows a ledger of these records.
+    """
+    privacy = own_privacy(own)
+    terms = ledger_terms(privacy, read_records(own.data))
+    create_ledger(privacy.ledger, terms, budget_epsilon=privacy.epsilon, now=now, mirror=privacy.ledger_mirror)
+
+
+def summarise_own_ledger(own: DataOwnerFile) -> LedgerSummary:
+    """Returns what the ledger says, and how many rounds like its last one still fit; it changes nothing.
+
+    Raises:
+        InputError: the file gives no budget, there is no ledger, or the records cannot be read.
+        LedgerError: the ledger cannot be believed, is older than the mirror, or is of other records or terms.
+    """
+    privacy = own_privacy(own)
+    check_has_ledger(privacy)
+    chain = read_chain(privacy.ledger)
+    terms = ledger_terms(privacy, read_records(own.data))
+    check_terms(chain, terms)
+    for path in mirrored_head(privacy.ledger_mirror, terms):
+        if lexists(path):
+            check_head(chain, read_head(path, chain.source), str(path))
+    return summarise(chain, Accountant().epsilon, _last_round(chain))
+
+
+def _last_round(chain: LedgerChain) -> Sequence[PrivacyEvent]:
+    reserved = (entry for entry in reversed(chain.entries) if isinstance(entry, Reserved))
+    return next((entry.events for entry in reserved), ())

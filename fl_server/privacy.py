@@ -1,0 +1,127 @@
+"""Differential privacy as the model owner's side sees it: what a run file asks for, what it costs, what was spent."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fl_server.owner import RoundRecord
+from fl_server.workspace import organisation
+from scaleot_core.federation.messages import PrivacyRequest, PrivateRelease
+from scaleot_core.privacy.accountant import Accountant
+from scaleot_core.privacy.events import PrivacyEvent
+from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, round_event, unit_of
+from scaleot_core.progress import Reporter
+from scaleot_core.report import ReportedPrivacy
+from scaleot_core.run_file import RunFile
+from scaleot_core.seeds import derive_seed
+from scaleot_core.training.data import Record
+
+
+def asked_training(run: RunFile) -> AskedTraining | None:
+    """Returns what the run file asks of its clients under a mechanism of privacy; ``None`` without one."""
+    privacy, federation = run.privacy, run.federation
+    if privacy.mechanism == "none":
+        return None
+    request = PrivacyRequest(
+        mechanism=privacy.mechanism,
+        rounds=federation.rounds,
+        max_grad_norm=privacy.max_grad_norm,
+        num_directions=privacy.num_directions,
+        smoothing=privacy.smoothing,
+    )
+    return AskedTraining(
+        request,
+        federation.local_steps,
+        federation.batch_size,
+        federation.learning_rate,
+        federation.optimizer,
+        derive_seed(run.seed, "federation"),
+    )
+
+
+def budget_of(run: RunFile) -> PrivacyBudget:
+    """Returns every simulated data owner's budget."""
+    return PrivacyBudget(run.privacy.epsilon, run.privacy.delta, run.privacy.noise_multiplier or None)
+
+
+def own_privacy(run: RunFile) -> dict[str, Any] | None:
+    """Returns what a simulated data owner's own file says of privacy; ``None`` without a mechanism."""
+    if run.privacy.mechanism == "none":
+        return None
+    own = {"epsilon": run.privacy.epsilon, "delta": run.privacy.delta, "mechanisms": [run.privacy.mechanism]}
+    return own | ({"noise_multiplier": run.privacy.noise_multiplier} if run.privacy.noise_multiplier else {})
+
+
+def planned_events(run: RunFile, partitions: Sequence[Sequence[Record]]) -> dict[str, PrivacyEvent]:
+    """Returns what all planned rounds cost each data owner that is in every cohort; empty without a mechanism.
+
+    Raises:
+        BudgetExhaustedError: with the run file's own noise the rounds pass the budget; it says how many fit.
+        InputError: no noise keeps the budget.
+    """
+    asked = asked_training(run)
+    if asked is None:
+        return {}
+    events = {
+        organisation(number): round_event(asked, len(records), budget_of(run))
+        for number, records in enumerate(partitions)
+    }
+    return {client: event.times(run.federation.rounds) for client, event in events.items()}
+
+
+def planned_lines(run: RunFile, partitions: Sequence[Sequence[Record]]) -> list[str]:
+    """Says, for people, what noise each data owner will add and what all rounds cost it; raises as the events do."""
+    accountant = Accountant()
+    lines = []
+    for (client, event), records in zip(planned_events(run, partitions).items(), partitions, strict=False):
+        epsilon = accountant.epsilon((event,), run.privacy.delta)
+        lines.append(
+            f"{client}: {len(records)} records, {event.noise} noise of standard deviation {event.law().stddev():.4g} "
+            f"times the bound, sample rate {event.sample_rate:.4g}, {event.count} releases: epsilon {epsilon:.4g} "
+            f"at delta {run.privacy.delta:g}"
+        )
+        if run.privacy.delta >= 1 / max(len(records), 1):
+            lines.append(
+                f"warning: {client}: delta {run.privacy.delta:g} is not below one over its {len(records)} records: "
+                "a mechanism that publishes one record at random would pass"
+            )
+    return lines
+
+
+def check_privacy(run: RunFile, partitions: Sequence[Sequence[Record]], reporter: Reporter) -> None:
+    """Says what privacy will cost before anything is computed, and refuses rounds that pass the budget.
+
+    Raises:
+        BudgetExhaustedError, InputError: as ``planned_events``.
+    """
+    for line in planned_lines(run, partitions):
+        reporter.note(line)
+
+
+def reported_privacy(run: RunFile, rounds: Iterable[RoundRecord]) -> ReportedPrivacy:
+    """Returns what the accepted updates cost each client by the noise that it named."""
+    mechanism = run.privacy.mechanism
+    if mechanism == "none":
+        return ReportedPrivacy(mechanism, None, None, None, ())
+    releases: dict[str, list[PrivateRelease]] = {}
+    for record in rounds:
+        for client, release in record.privacy.items():
+            releases.setdefault(client, []).append(release)
+    clients = tuple(_client(client, said, run.privacy.delta, mechanism) for client, said in sorted(releases.items()))
+    most = max((client["epsilon_spent"] for client in clients), default=0.0)
+    return ReportedPrivacy(mechanism, most, run.privacy.delta, unit_of(mechanism)[0], clients)
+
+
+def _client(client: str, said: Sequence[PrivateRelease], delta: float, mechanism: str) -> Mapping[str, Any]:
+    events = [PrivacyEvent(one.noise, one.parameters, one.sample_rate, one.count) for one in said]
+    unit, neighbouring = unit_of(mechanism)
+    statement = replace(Accountant().statement(events, delta), unit=unit, neighbouring=neighbouring)
+    return {
+        "client": client,
+        "epsilon_spent": statement.epsilon,
+        "rounds": len(said),
+        "releases": statement.releases,
+        "noise_stddev": max(event.law().stddev() for event in events),
+        "sample_rate": max(event.sample_rate for event in events),
+        "statement": statement.sentence(),
+    }

@@ -1,0 +1,76 @@
+"""What a ledger's releases cost together, what is left, and how many rounds still fit.
+
+Epsilon is never stored: it is computed anew from every event that was charged, by the function the caller passes in.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from scaleot_core.errors import BudgetExhaustedError
+from scaleot_core.privacy.events import PrivacyEvent, merge_events
+from scaleot_core.privacy.ledger_lines import LedgerChain
+
+EpsilonOf: TypeAlias = Callable[[Sequence[PrivacyEvent], float], float]
+"""Epsilon of all events together at a delta, never too low; 0 for no events."""
+
+MAX_ROUNDS_THAT_FIT = 1_000_000
+"""Where the search for rounds that fit ends: the answer then means this many or more."""
+
+
+class Budget:
+    """What the events of a ledger's lines cost, as far as they go now."""
+
+    def __init__(self, chain: LedgerChain, epsilon_of: EpsilonOf) -> None:
+        self._chain = chain
+        self._epsilon_of = epsilon_of
+
+    @property
+    def spent(self) -> float:
+        """Epsilon, at the ledger's delta, of every event that was charged."""
+        return self._total(())
+
+    @property
+    def left(self) -> float:
+        """The budget without what is spent; 0 where a budget was lowered below it."""
+        return max(self._chain.budget_epsilon - self.spent, 0.0)
+
+    def rounds_that_fit(self, events: Sequence[PrivacyEvent]) -> int:
+        """Returns how many rounds with these events still fit in the budget, at most ``MAX_ROUNDS_THAT_FIT``.
+
+        Found by doubling and bisection, since epsilon grows with the number of rounds.
+        """
+        fits, too_many = 0, 1
+        while too_many <= MAX_ROUNDS_THAT_FIT and self._fits(events, too_many):
+            fits, too_many = too_many, 2 * too_many
+        too_many = min(too_many, MAX_ROUNDS_THAT_FIT + 1)
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            fits, too_many = (middle, too_many) if self._fits(events, middle) else (fits, middle)
+        return fits
+
+    def check(self, events: Sequence[PrivacyEvent], *, rounds: int) -> None:
+        """Checks that so many rounds with these events fit in the budget.
+
+        Raises:
+            BudgetExhaustedError: they do not; it says how many do.
+        """
+        if not self._fits(events, rounds):
+            asked = _repeated(events, rounds)
+            raise BudgetExhaustedError(
+                spent=self.spent,
+                asked=self._epsilon_of(merge_events(asked), self._chain.opened.terms.delta),
+                total=self._total(asked),
+                budget=self._chain.budget_epsilon,
+                rounds_that_fit=self.rounds_that_fit(events),
+            )
+
+    def _fits(self, events: Sequence[PrivacyEvent], rounds: int) -> bool:
+        return self._total(_repeated(events, rounds)) <= self._chain.budget_epsilon  # a total of NaN does not fit
+
+    def _total(self, more: Sequence[PrivacyEvent]) -> float:
+        # Merged, so that one round after another costs to the last bit what all of them together were planned to cost.
+        return self._epsilon_of(merge_events((*self._chain.events, *more)), self._chain.opened.terms.delta)
+
+
+def _repeated(events: Sequence[PrivacyEvent], rounds: int) -> tuple[PrivacyEvent, ...]:
+    return tuple(event.times(rounds) for event in events)

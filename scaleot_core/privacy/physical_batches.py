@@ -1,0 +1,85 @@
+"""Batches of fixed shapes, in which what is computed of an example does not depend on its company.
+
+The proof of every mechanism here rests on one fact: a record more or less changes the sum by that record's own term
+and by nothing else. A batch that is padded to its longest example breaks it. Kernels sum in another order when the
+shape of a batch changes: in bfloat16 a record more then moves the gradients of all others in their second digit, and
+their finite differences, rounding errors divided by the smoothing, by far more. At one shape each row is computed on
+its own: neither its place nor the other rows change a bit of it (``gradient_way`` tries this on the machine at hand).
+
+So the shape of an example's batch follows from its own length and public settings: as many rows as were asked for,
+some perhaps empty, and lengths from a ladder.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from scaleot_core.shapes import TokenIds
+from scaleot_core.training.data import IGNORED_LABEL, EncodedExample
+
+TargetPlaces = Int[Tensor, "batch targets"]
+"""Something of each position at which a target may be predicted."""
+
+_FIRST_RUNG = 8
+
+
+@dataclass(frozen=True)
+class PhysicalBatch:
+    """Examples padded on the right to a length that is public or each one's own; the last rows may be empty."""
+
+    input_ids: TokenIds
+    positions: TargetPlaces
+    """Where logits are made: in each row as many consecutive positions, those before its targets among them."""
+    labels: TargetPlaces
+    """What is predicted at ``positions``; -100 where there is no loss."""
+    num_examples: int
+    """The first rows hold them."""
+
+
+def physical_batches(
+    examples: Sequence[EncodedExample], *, rows: int, pad_token_id: int, max_positions: int | None, device: torch.device
+) -> Iterator[PhysicalBatch]:
+    """Yields the examples in batches of ``rows`` rows, those of one shape together, each example once.
+
+    ``max_positions`` is the model's number of positions, where it has one: no row is padded beyond it.
+    """
+    shapes: dict[tuple[int, int], list[EncodedExample]] = {}
+    for example in examples:
+        shapes.setdefault(_shape(example, max_positions), []).append(example)
+    for (tokens, targets), alike in shapes.items():
+        for start in range(0, len(alike), rows):
+            chosen = alike[start : start + rows]
+            yield _batch(chosen, (rows, tokens, targets), pad_token_id, device)
+
+
+def rung_above(count: int) -> int:
+    """Returns the least number of the ladder 8, 16, 24, 32, 48, 64, 96, 128, ... that is ``count`` or more."""
+    power = max(_FIRST_RUNG, 1 << (count - 1).bit_length())
+    between = power * 3 // 4
+    return between if between >= max(count, 3 * _FIRST_RUNG) else power
+
+
+def _shape(example: EncodedExample, max_positions: int | None) -> tuple[int, int]:
+    length = len(example.token_ids)
+    tokens = max(length, min(rung_above(length), max_positions or rung_above(length)))
+    return tokens, min(rung_above(length - example.target_start), tokens)
+
+
+def _batch(
+    examples: Sequence[EncodedExample], shape: tuple[int, int, int], pad_token_id: int, device: torch.device
+) -> PhysicalBatch:
+    rows, tokens, targets = shape
+    input_ids = torch.full((rows, tokens), pad_token_id)
+    following = torch.full((rows, tokens), IGNORED_LABEL)
+    first = torch.zeros(rows, 1, dtype=torch.long)
+    for row, example in enumerate(examples):
+        token_ids, start = torch.tensor(example.token_ids), example.target_start
+        input_ids[row, : len(token_ids)] = token_ids
+        following[row, start - 1 : len(token_ids) - 1] = token_ids[start:]
+        first[row] = min(start - 1, tokens - targets)
+    positions = first + torch.arange(targets)
+    labels = following.gather(1, positions)
+    return PhysicalBatch(input_ids.to(device), positions.to(device), labels.to(device), len(examples))

@@ -1,0 +1,236 @@
+"""Private rounds from both ends: a data owner's mechanism from what is asked and its budget, the server's next step.
+
+The data owner lays its budget out over all rounds that the server plans, once and in the same way every round, so that
+no round needs to know what another did. The divisor of every sum is the batch size that was asked for, public and the
+same for all clients; a data owner with fewer records than that takes all of them in every step.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from scaleot_core.errors import InputError, Reason, RoundFailedError, UpdateRejectedError
+from scaleot_core.federation.averaging import FederationState, RoundOutcome
+from scaleot_core.federation.messages import PrivacyRequest, PrivateRelease
+from scaleot_core.federation.validation import SCALARS, AdapterUpdate, ExpectedScalars
+from scaleot_core.privacy.calibration import NoiseBudget, calibrate, check_rounds_fit
+from scaleot_core.privacy.directions import direction_key
+from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
+from scaleot_core.privacy.dp_sgd import DPSGD
+from scaleot_core.privacy.dpzero import DPZero
+from scaleot_core.privacy.events import PrivacyEvent
+from scaleot_core.privacy.lmo_dp import LMODP
+from scaleot_core.privacy.mechanism import Mechanism
+from scaleot_core.privacy.replay import ScalarSteps, mean_scalars, replay
+from scaleot_core.privacy.update_noise import UpdateGaussian
+from scaleot_core.privacy.zeroth_order import ZerothOrder
+from scaleot_core.shapes import TensorDict
+from scaleot_core.training.local import LocalTraining
+
+NOISE_OF = {
+    DPSGD.name: "gaussian",
+    DPZero.name: "discrete-gaussian",
+    LMODP.name: "lmo",
+    UpdateGaussian.name: "gaussian",
+}
+"""The law of each mechanism's noise."""
+
+_BATCHES_PER_SAMPLE = 8
+"""Physical batches that an expected sample is cut in: with fewer, more rows stay empty in the lengths that are rare."""
+_FEWEST_ROWS, _MOST_ROWS = 2, 16
+
+RECORD_UNIT = ("one training record", "add/remove")
+DATA_SET_UNIT = ("all records of a data owner", "all of them or none")
+
+
+def unit_of(mechanism: str) -> tuple[str, str]:
+    """Returns whose presence a mechanism hides, and what a neighbouring data set is; a ledger is about one of both.
+
+    The update of a whole data set moves by up to twice its bound when one record comes or goes, so what
+    ``update-gaussian`` is charged means nothing in records.
+    """
+    return DATA_SET_UNIT if mechanism == UpdateGaussian.name else RECORD_UNIT
+
+
+@dataclass(frozen=True)
+class AskedTraining:
+    """What a server asks of its clients in every round; all of it is public."""
+
+    privacy: PrivacyRequest
+    local_steps: int
+    batch_size: int
+    """Expected: Poisson samples differ."""
+    learning_rate: float
+    optimizer: Literal["adamw", "sgd"]
+    """Of dp-sgd and update-gaussian; scalars are steps of plain gradient descent."""
+    seed: int
+    """Of the run: it names the directions."""
+
+    @property
+    def releases_per_round(self) -> int:
+        """How often a round adds noise."""
+        return 1 if self.privacy.mechanism == UpdateGaussian.name else self.local_steps
+
+
+@dataclass(frozen=True)
+class PrivacyBudget:
+    """What a data owner is ready to spend."""
+
+    epsilon: float
+    delta: float
+    noise_multiplier: float | None = None
+    """``None`` takes the least noise that keeps the budget over all planned rounds."""
+
+
+@lru_cache(maxsize=64)
+def round_event(
+    asked: AskedTraining, num_examples: int, budget: PrivacyBudget, spent: tuple[PrivacyEvent, ...] = ()
+) -> PrivacyEvent:
+    """Returns what each round costs a data owner of ``num_examples`` records, after what other runs have ``spent``.
+
+    Raises:
+        BudgetExhaustedError: with the data owner's own noise the planned rounds pass the budget; it says how many fit.
+        InputError: no noise keeps the budget, or a number is out of range.
+    """
+    request, noise = asked.privacy, NOISE_OF[asked.privacy.mechanism]
+    is_sampled = request.mechanism != UpdateGaussian.name
+    sample_rate = min(1.0, asked.batch_size / max(num_examples, 1)) if is_sampled else 1.0
+    if budget.noise_multiplier is not None:
+        parameters = {"noise_multiplier": budget.noise_multiplier}
+        if noise == "discrete-gaussian":
+            parameters["cells_per_unit"] = CELLS_PER_UNIT
+        event = PrivacyEvent(noise, parameters, sample_rate, asked.releases_per_round)
+        check_rounds_fit((event,), request.rounds, budget.epsilon, budget.delta, spent=spent)
+        return event
+    dimension = request.num_directions if request.sends_scalars else 1
+    norm: Literal["L1", "L2"] = "L1" if noise == "lmo" else "L2"
+    releases = asked.releases_per_round
+    whole_run = calibrate(
+        noise,
+        NoiseBudget(budget.epsilon, budget.delta, sample_rate, request.rounds * releases, dimension, norm),
+        spent=spent,
+    )
+    return PrivacyEvent(noise, whole_run.parameters, sample_rate, releases)
+
+
+def mechanism_for_round(
+    asked: AskedTraining,
+    event: PrivacyEvent,
+    *,
+    round_number: int,
+    batch_seed: int,
+    recomputes_activations: bool,
+) -> Mechanism:
+    """Returns the mechanism whose round costs exactly ``event``.
+
+    ``batch_seed`` orders the batches of a mechanism that draws no secret sample.
+
+    Raises:
+        InputError: the settings do not go together.
+    """
+    request, parameters = asked.privacy, event.parameters
+    match request.mechanism:
+        case "dp-sgd":
+            return DPSGD(
+                steps=asked.local_steps,
+                sample_rate=event.sample_rate,
+                expected_batch_size=float(asked.batch_size),
+                max_grad_norm=request.max_grad_norm,
+                noise_multiplier=parameters["noise_multiplier"],
+                learning_rate=asked.learning_rate,
+                optimizer=asked.optimizer,
+                rows=min(max(asked.batch_size // _BATCHES_PER_SAMPLE, _FEWEST_ROWS), _MOST_ROWS),
+                recomputes_activations=recomputes_activations,
+            )
+        case "dpzero":
+            zeroth_order = _zeroth_order(asked, event.sample_rate, round_number)
+            return DPZero(zeroth_order, noise_multiplier=parameters["noise_multiplier"])
+        case "lmo-dp":
+            law = {name: value for name, value in parameters.items() if name != "dimension"}
+            return LMODP(_zeroth_order(asked, event.sample_rate, round_number), law)
+        case "update-gaussian":
+            training = LocalTraining(
+                asked.local_steps,
+                asked.batch_size,
+                asked.learning_rate,
+                asked.optimizer,
+                gradient_checkpointing=recomputes_activations,
+            )
+            return UpdateGaussian(training, batch_seed, request.max_grad_norm, parameters["noise_multiplier"])
+
+
+def scalar_steps(asked: AskedTraining, round_number: int) -> ScalarSteps:
+    """Returns how a round's scalars move the adapter: the same for every client, whatever its sample rate."""
+    return _zeroth_order(asked, 1.0, round_number).scalar_steps
+
+
+def expected_scalars(asked: AskedTraining, round_number: int, adapter_size: int) -> ExpectedScalars:
+    """Returns what stands in a round's update of scalars; ``adapter_size`` counts the adapter's numbers."""
+    unit_norm = abs(scalar_steps(asked, round_number).scale) * math.sqrt(adapter_size)
+    return ExpectedScalars(asked.local_steps, asked.privacy.num_directions, unit_norm)
+
+
+def promised_event(asked: AskedTraining, client: str, release: PrivateRelease) -> PrivacyEvent:
+    """Returns what an update's noise costs by the client's own words, if they fit what was asked.
+
+    A promise, not a proof: nobody but the client sees its noise.
+
+    Raises:
+        UpdateRejectedError: the noise is another mechanism's, or there are more or fewer releases than were asked for.
+    """
+    wanted = (NOISE_OF[asked.privacy.mechanism], asked.releases_per_round)
+    if (release.noise, release.count) != wanted:
+        expected = f"{wanted[1]} releases under {wanted[0]} noise"
+        got = f"{release.count} under {release.noise}"
+        raise UpdateRejectedError(Reason.PRIVACY, client=client, expected=expected, got=got)
+    try:
+        return PrivacyEvent(release.noise, release.parameters, release.sample_rate, release.count)
+    except InputError as error:
+        raise UpdateRejectedError(
+            Reason.PRIVACY, client=client, expected="the parameters of a noise", got=str(error)
+        ) from error
+
+
+def advance_by_scalars(state: FederationState, updates: Iterable[AdapterUpdate], asked: AskedTraining) -> RoundOutcome:
+    """Returns the next state: ``moved_by_mean`` of all clients' scalars, each weighted by its examples.
+
+    The order of updates makes no difference: sums are of integers.
+
+    Raises:
+        RoundFailedError: there is no update.
+    """
+    accepted = list(updates)  # a few kilobytes each
+    round_number = state.rounds_done + 1
+    if not accepted:
+        raise RoundFailedError(f"round {round_number} has no accepted update")
+    scalars = [update.state for update in accepted]
+    weights = [update.num_examples for update in accepted]
+    adapter = moved_by_mean(state.adapter, scalars, weights, asked, round_number)
+    return RoundOutcome(FederationState(round_number, adapter), tuple(update.client for update in accepted), None)
+
+
+def moved_by_mean(
+    adapter: TensorDict, scalars: Sequence[TensorDict], weights: Sequence[int], asked: AskedTraining, round_number: int
+) -> TensorDict:
+    """Returns the replay of the weighted mean of clients' scalars on the round's adapter.
+
+    Along shared directions that is the mean of the clients' adapters (see ``replay``).
+    """
+    mean = mean_scalars([one[SCALARS].numpy() for one in scalars], weights)
+    return replay(adapter, mean, scalar_steps(asked, round_number))
+
+
+def _zeroth_order(asked: AskedTraining, sample_rate: float, round_number: int) -> ZerothOrder:
+    return ZerothOrder(
+        steps=asked.local_steps,
+        sample_rate=sample_rate,
+        expected_batch_size=float(asked.batch_size),
+        max_grad_norm=asked.privacy.max_grad_norm,
+        learning_rate=asked.learning_rate,
+        direction_key=direction_key(asked.seed),
+        num_directions=asked.privacy.num_directions,
+        first_step=(round_number - 1) * asked.local_steps,
+        smoothing=asked.privacy.smoothing,
+    )

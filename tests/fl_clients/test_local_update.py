@@ -1,0 +1,181 @@
+"""A data owner's round under a mechanism: through its own ledger, within its own budget, and nothing else leaves."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fl_clients.refusal import refuse
+from fl_clients.session import EmulatorShelf, take_part
+from scaleot_core.errors import BudgetExhaustedError, InputError, InstructionsRefusedError, LedgerError
+from scaleot_core.federation.messages import Payload, Refusal, UpdateStatement, decode_statement, digest_of
+from scaleot_core.federation.validation import SCALARS, AdapterSchema, decode_tensors, encode_tensors
+from scaleot_core.privacy.accountant import epsilon_of
+from scaleot_core.privacy.events import PrivacyEvent
+from scaleot_core.privacy.ledger_file import read_chain
+from scaleot_core.privacy.ledger_lines import Committed, Reserved
+from tests.support.federations import Federation, build_federation, rewrite_data_owner
+from tests.support.private_updates import OWN_PRIVACY, instructions, privacy_request, private_federation
+
+NOW = datetime.now(UTC)
+SHELF = EmulatorShelf()
+
+
+def part(federation: Federation, **changes: Any) -> Payload:
+    return take_part(federation.data_owner_directories[0], instructions(federation, **changes), SHELF, now=NOW)
+
+
+def statement_of(answer: Payload) -> UpdateStatement:
+    return decode_statement(answer.statement, UpdateStatement)
+
+
+def ledger_entries(federation: Federation) -> list[object]:
+    return list(read_chain(federation.data_owner_directories[0] / "ledger").entries)
+
+
+@pytest.mark.parametrize("mechanism", ["dp-sgd", "update-gaussian"])
+def test_an_adapter_leaves_with_its_noise_named_and_without_a_loss(tmp_path: Path, mechanism: str) -> None:
+    federation = private_federation(tmp_path, mechanism, clients=1)
+    answer = part(federation)
+    statement = statement_of(answer)
+    assert statement.train_loss is None and statement.privacy is not None
+    assert statement.privacy.noise == "gaussian"
+    assert statement.privacy.count == (1 if mechanism == "update-gaussian" else federation.settings.local_steps)
+    update = decode_tensors(answer.tensors, AdapterSchema.of(federation.initial_adapter))
+    assert any(not torch.equal(update[name], federation.initial_adapter[name]) for name in update)
+
+
+def test_dpzero_sends_a_scalar_for_each_step_and_direction_and_no_adapter(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "dpzero", clients=1)
+    answer = part(federation)
+    scalars = decode_tensors(answer.tensors, AdapterSchema.of_scalars(federation.settings.local_steps, 2))[SCALARS]
+    assert scalars.dtype is torch.int32 and bool(scalars.any())
+    assert len(answer.tensors) < 300
+
+
+def test_the_ledger_is_charged_before_and_committed_after_with_the_bytes_that_left(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    answer = part(federation)
+    _, reserved, committed = ledger_entries(federation)
+    assert isinstance(reserved, Reserved) and isinstance(committed, Committed)
+    assert committed.release_sha256 == digest_of(answer.tensors)
+    said = statement_of(answer).privacy
+    assert said is not None
+    assert reserved.events == (PrivacyEvent(said.noise, said.parameters, said.sample_rate, said.count),)
+    assert said.ledger_head == read_chain(federation.data_owner_directories[0] / "ledger").head
+
+
+def test_all_planned_rounds_keep_the_budget_and_half_the_noise_would_not(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    said = statement_of(part(federation)).privacy
+    assert said is not None
+    event = PrivacyEvent(said.noise, said.parameters, said.sample_rate, said.count)
+    assert 7.9 < epsilon_of((event.times(2),), 1e-3) <= 8.0
+    less = {"noise_multiplier": said.parameters["noise_multiplier"] / 2}
+    assert epsilon_of((PrivacyEvent(said.noise, less, said.sample_rate, said.count * 2),), 1e-3) > 8.0
+
+
+def test_a_round_that_was_released_is_sent_again_byte_for_byte_and_charged_once(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    first, again = part(federation), part(federation, nonce="b" * 64)
+    assert again.tensors == first.tensors
+    assert statement_of(again).nonce == "b" * 64
+    assert sum(isinstance(entry, Reserved) for entry in ledger_entries(federation)) == 1
+
+
+def test_another_round_has_fresh_noise_and_a_charge_of_its_own(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    first, second = part(federation), part(federation, round=2)
+    assert first.tensors != second.tensors
+    assert sum(isinstance(entry, Reserved) for entry in ledger_entries(federation)) == 2
+
+
+def test_two_data_owners_with_the_same_records_and_seeds_have_different_noise(tmp_path: Path) -> None:
+    one = private_federation(tmp_path / "one", "dpzero", clients=1)
+    other = private_federation(tmp_path / "other", "dpzero", clients=1)
+    assert one.settings.seed == other.settings.seed
+    torch.manual_seed(0)
+    first = part(one).tensors
+    torch.manual_seed(0)
+    assert part(other).tensors != first
+
+
+def test_a_released_round_is_not_released_again_on_another_adapter(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    part(federation)
+    moved = encode_tensors({name: tensor + 1 for name, tensor in federation.initial_adapter.items()})
+    asked = instructions(federation, base_sha256=digest_of(moved))
+    with pytest.raises(InstructionsRefusedError) as refused:
+        take_part(federation.data_owner_directories[0], Payload(asked.statement, moved), SHELF, now=NOW)
+    assert refused.value.code == "privacy.released"
+
+
+def test_the_budget_refuses_a_round_whatever_the_server_asks(tmp_path: Path) -> None:
+    """The server plans one round, so that all the budget goes into it, and then asks for another."""
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    part(federation, privacy=privacy_request(rounds=1))
+    with pytest.raises(BudgetExhaustedError) as refused:
+        part(federation, round=2, privacy=privacy_request(rounds=1))
+    assert refused.value.rounds_that_fit == 0 and refused.value.exit_code == 4
+    assert decode_statement(refuse(refused.value, "a" * 64).statement, Refusal).code == "privacy.budget"
+    assert sum(isinstance(entry, Reserved) for entry in ledger_entries(federation)) == 1
+
+
+def test_noise_of_the_data_owner_s_own_is_refused_before_training_where_the_rounds_do_not_fit(tmp_path: Path) -> None:
+    own = f"{OWN_PRIVACY}noise_multiplier = 1.0\n"
+    federation = private_federation(tmp_path, "dp-sgd", own=own, clients=1)
+    with pytest.raises(BudgetExhaustedError) as refused:
+        part(federation, privacy=privacy_request(rounds=100))
+    assert 1 <= refused.value.rounds_that_fit < 100
+    part(federation, privacy=privacy_request(rounds=refused.value.rounds_that_fit))
+
+
+@pytest.mark.parametrize("asked", [None, privacy_request("lmo-dp")])
+def test_a_data_owner_that_insists_on_its_mechanisms_takes_no_other_and_none(tmp_path: Path, asked: object) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    with pytest.raises(InstructionsRefusedError) as refused:
+        part(federation, privacy=asked)
+    assert refused.value.code == "policy.privacy"
+    assert len(ledger_entries(federation)) == 1
+
+
+def test_a_ledger_that_is_gone_is_no_fresh_budget(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    part(federation)
+    ledger = federation.data_owner_directories[0] / "ledger"
+    ledger.rename(tmp_path / "gone")
+    with pytest.raises(
+        InputError, match=r"no privacy ledger at .*make it once with `scaleot budget DIRECTORY --create"
+    ):
+        part(federation, round=2)
+    assert not ledger.exists()
+    (tmp_path / "gone").rename(ledger)
+    part(federation, round=2)
+
+
+def test_a_data_owner_without_a_budget_adds_no_noise_that_nobody_accounts_for(tmp_path: Path) -> None:
+    federation = build_federation(tmp_path, clients=1)
+    with pytest.raises(InstructionsRefusedError) as refused:
+        part(federation, privacy=privacy_request())
+    assert refused.value.code == "policy.privacy"
+
+
+def test_a_ledger_of_records_is_not_charged_in_whole_data_sets(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    part(federation)
+    rewrite_data_owner(federation.data_owner_directories[0], '["dp-sgd", "dpzero"]', '["update-gaussian"]')
+    with pytest.raises(LedgerError, match="another unit"):
+        part(federation, round=2, privacy=privacy_request("update-gaussian"))
+
+
+def test_other_records_need_another_ledger(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    part(federation)
+    directory = federation.data_owner_directories[0]
+    rewrite_data_owner(directory, 'data = "train.jsonl.gz"', 'data = "other.jsonl"')
+    (directory / "other.jsonl").write_text('{"text": "the clinic saw a patient"}\n' * 8)
+    with pytest.raises(LedgerError, match="another data set") as refused:
+        part(federation, round=2)
+    assert refused.value.exit_code == 3

@@ -1,0 +1,104 @@
+"""Differential privacy through a whole simulated federation: planned, kept, reported."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fl_server.comparison.compare import compare
+from fl_server.data import read_data
+from fl_server.in_process import run_in_process
+from fl_server.owner import read_adapter, read_rounds
+from fl_server.privacy import planned_lines
+from fl_server.simulation import simulate
+from scaleot_core.errors import BudgetExhaustedError
+from scaleot_core.privacy.accountant import epsilon_of
+from scaleot_core.privacy.budget import Budget
+from scaleot_core.privacy.ledger_file import read_chain
+from scaleot_core.privacy.ledger_lines import Committed
+from scaleot_core.progress import SilentReporter
+from scaleot_core.run_file import RunFile
+from tests.support.private_updates import private_federation
+from tests.support.tiny_task import tiny_run, write_task
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    root = write_task(tmp_path_factory.mktemp("task"))
+    before = os.environ.get("SCALEOT_CACHE")
+    os.environ["SCALEOT_CACHE"] = str(root / "cache")
+    yield root
+    os.environ.pop("SCALEOT_CACHE") if before is None else os.environ.update(SCALEOT_CACHE=before)
+
+
+def private_run(task: Path, mechanism: str, *changes: str) -> RunFile:
+    small = ("evaluation.full_fine_tuning=false", "federation.batch_size=4", "privacy.num_directions=2")
+    return tiny_run(task, *small, f"privacy.mechanism={mechanism}", "privacy.delta=0.01", *changes)
+
+
+@pytest.mark.parametrize("mechanism", ["dp-sgd", "dpzero"])
+def test_a_simulation_reports_what_every_client_spent(task: Path, tmp_path: Path, mechanism: str) -> None:
+    report = simulate(private_run(task, mechanism), tmp_path, SilentReporter()).to_json()
+    privacy = report["privacy"]
+    assert (privacy["mechanism"], privacy["delta"], privacy["unit"]) == (mechanism, 0.01, "one training record")
+    assert [client["client"] for client in privacy["clients"]] == [f"data-owner-{number}" for number in range(3)]
+    assert all(7.5 < client["epsilon_spent"] <= 8.0 for client in privacy["clients"])
+    assert privacy["epsilon_spent"] == max(client["epsilon_spent"] for client in privacy["clients"])
+    assert all("add/remove" in client["statement"] for client in privacy["clients"])
+    assert [one["train_loss"] for one in report["federation"]["rounds"]] == [None, None]
+    assert json.loads((tmp_path / "report.json").read_text())["privacy"] == privacy
+    assert "one training record" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("mechanism", ["dp-sgd", "dpzero", "update-gaussian"])
+def test_the_server_s_books_and_each_data_owner_s_ledger_say_the_same(tmp_path: Path, mechanism: str) -> None:
+    federation = private_federation(tmp_path, mechanism, clients=2)
+    run_in_process(federation.owner_directory, federation.data_owner_directories, SilentReporter())
+    records = read_rounds(federation.owner_directory)
+    assert [record.clients for record in records] == [("clinic-0", "clinic-1")] * 2
+    for client, directory in zip(("clinic-0", "clinic-1"), federation.data_owner_directories, strict=True):
+        chain = read_chain(directory / "ledger")
+        assert sum(isinstance(entry, Committed) for entry in chain.entries) == 2
+        assert records[-1].privacy[client].ledger_head == chain.head
+        assert 7.5 < Budget(chain, epsilon_of).spent <= 8.0
+    moved = read_adapter(federation.owner_directory / "adapter.safetensors")
+    assert any(not moved[name].equal(start) for name, start in federation.initial_adapter.items())
+
+
+def test_rounds_that_pass_the_budget_are_refused_before_any_work_with_those_that_fit(
+    task: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BudgetExhaustedError) as refused:
+        simulate(
+            private_run(task, "dp-sgd", "privacy.noise_multiplier=0.8", "federation.rounds=500"),
+            tmp_path,
+            SilentReporter(),
+        )
+    assert 0 < refused.value.rounds_that_fit < 500
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_what_privacy_will_cost_is_said_beforehand_and_a_delta_too_large_is_warned_of(task: Path) -> None:
+    run = private_run(task, "dp-sgd", "privacy.delta=0.1")
+    lines = planned_lines(run, read_data(run, SilentReporter()).partitions)
+    assert sum(": epsilon 8 at delta 0.1" in line or "epsilon 7.9" in line for line in lines) == 3
+    assert sum(line.startswith("warning: data-owner-") for line in lines) >= 1
+    quiet = private_run(task, "dp-sgd", "privacy.delta=0.001")
+    assert not any("warning" in line for line in planned_lines(quiet, read_data(quiet, SilentReporter()).partitions))
+
+
+def test_a_comparison_sets_mechanisms_side_by_side(task: Path, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text(
+        '[compare]\nbuilders = ["uniform"]\nseeds = [0]\n[compare.vary]\n'
+        '"privacy.mechanism" = ["none", "dp-sgd", "dpzero"]\n'
+    )
+    run = tiny_run(
+        task, "evaluation.full_fine_tuning=false", "privacy.delta=0.01", "privacy.num_directions=2",
+        file=tmp_path / "grid.toml",
+    )  # fmt: skip
+    points = compare(run, tmp_path / "out", SilentReporter())
+    assert [point["labels"]["privacy.mechanism"] for point in points] == ["none", "dp-sgd", "dpzero"]
+    assert [point["rounds"][0]["train_loss"] is None for point in points] == [False, True, True]
+    assert len({point["results"]["plug_in"]["loss"] for point in points}) == 3

@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from scaleot_core.privacy.physical_batches import physical_batches, rung_above
+from scaleot_core.training.data import EncodedExample
+from tests.support.private_tasks import random_examples
+
+CPU = torch.device("cpu")
+
+
+def test_the_ladder_rises_by_at_most_half_and_never_falls_short() -> None:
+    rungs = [rung_above(count) for count in range(1, 2000)]
+    assert sorted(set(rungs))[:9] == [8, 16, 24, 32, 48, 64, 96, 128, 192]
+    assert all(rung >= count for count, rung in enumerate(rungs, start=1))
+    assert all(rung < 1.5 * count + 8 for count, rung in enumerate(rungs, start=1))
+
+
+def test_each_example_stands_once_in_a_batch_with_its_own_tokens_and_targets() -> None:
+    examples = random_examples(23)
+    seen = []
+    for batch in physical_batches(examples, rows=4, pad_token_id=0, max_positions=None, device=CPU):
+        assert batch.input_ids.shape[0] == batch.positions.shape[0] == batch.labels.shape[0] == 4
+        for row in range(batch.num_examples):
+            has_loss = batch.labels[row] != -100
+            places = (batch.positions[row][has_loss] + 1).tolist()
+            tokens = batch.input_ids[row].tolist()[: places[-1] + 1]
+            assert [tokens[place] for place in places] == batch.labels[row][has_loss].tolist()
+            assert places == list(range(places[0], places[-1] + 1))
+            seen.append(EncodedExample(tuple(tokens), places[0]))
+        assert bool((batch.labels[batch.num_examples :] == -100).all())
+    assert sorted(seen, key=repr) == sorted(examples, key=repr)
+
+
+def test_an_examples_shape_is_the_same_in_all_company() -> None:
+    example = random_examples(1, seed=3)[0]
+    shapes = set()
+    for seed in range(5):
+        company = random_examples(9, seed=seed, lengths=(4, 90))
+        for batch in physical_batches([*company, example], rows=4, pad_token_id=0, max_positions=None, device=CPU):
+            rows = batch.input_ids[: batch.num_examples, : len(example.token_ids)].tolist()
+            if list(example.token_ids) in rows:
+                shapes.add((batch.input_ids.shape, batch.positions.shape))
+    assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("max_positions", [20, None])
+def test_no_row_is_padded_beyond_the_models_positions(max_positions: int | None) -> None:
+    example = EncodedExample(tuple(range(3, 21)), 1)
+    (batch,) = physical_batches([example], rows=1, pad_token_id=0, max_positions=max_positions, device=CPU)
+    assert batch.input_ids.shape == (1, max_positions or 24)
+
+
+def test_no_example_gives_no_batch() -> None:
+    assert list(physical_batches([], rows=4, pad_token_id=0, max_positions=None, device=CPU)) == []
