@@ -132,7 +132,5 @@ def test_both_files_are_written_and_the_same_report_gives_the_same_page(tmp_path
 
 
 def test_a_directory_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(
-        OutputError, match=r"report\.json, report\.html cannot be written to .*nowhere: No such file"
-    ):
+    with pytest.raises(OutputError, match=r"report\.json, report\.html cannot be written to .*nowhere: No such file"):
         write_report(example_report(), tmp_path / "nowhere")
