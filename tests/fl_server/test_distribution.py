@@ -91,7 +91,7 @@ def test_the_manifest_comes_by_digest_and_as_the_newest(two: Parties, asking: Cl
 
 
 @pytest.mark.parametrize(
-    ("start", "length"), [(0, 1), (0, BLOCK_BYTES), (BLOCK_BYTES - 5, BLOCK_BYTES), (3 * BLOCK_BYTES + 7, 100)]
+    ("start", "length"), [(0, 1), (0, BLOCK_BYTES), (BLOCK_BYTES - 5, 3 << 20), (BLOCK_BYTES + 7, 100)]
 )
 def test_a_range_is_exactly_the_bytes_of_the_object(
     two: Parties, asking: Client, emulator: str, start: int, length: int

@@ -13,8 +13,8 @@ from scaleot_core.progress import Reporter, SilentReporter
 from tests.support.bundles import CLINIC, FILES, NOW, Scene, scene
 from tests.support.certificates import Authority
 
-LARGE_FILES = {**FILES, "emulator.safetensors": os.urandom(3 * BLOCK_BYTES)}
-"""Of which the ciphertext has four blocks."""
+LARGE_FILES = {**FILES, "emulator.safetensors": os.urandom(BLOCK_BYTES + (3 << 20))}
+"""Of which the ciphertext has two blocks, the second of 3 MiB and a little."""
 
 
 @dataclass(frozen=True)
