@@ -58,6 +58,14 @@ class VerificationError(ScaleOTError):
         super().__init__(f"{message} [{code}]")
 
 
+class FetchError(ScaleOTError):
+    """A sealed bundle could not be fetched; what came of it is kept, and the next fetch goes on from there."""
+
+
+class SourceInterruptedError(FetchError):
+    """A source of sealed bundles failed in a way that may pass: it is asked again until the fetch's deadline."""
+
+
 class LedgerError(ScaleOTError):
     """A data owner's privacy ledger cannot be believed, or is not the one asked for; nothing was released.
 

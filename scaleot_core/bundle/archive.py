@@ -107,7 +107,7 @@ def read_blocks(directory: Path, sealed: SealedObject) -> Generator[memoryview, 
                 raise VerificationError("object.size", f"object {name}: expected {sealed.size} bytes, got {size}")
             buffer = memoryview(bytearray(min(BLOCK_BYTES, sealed.size)))
             for index, digest in enumerate(sealed.blocks):
-                block = buffer[: min(BLOCK_BYTES, sealed.size - index * BLOCK_BYTES)]
+                block = buffer[: sealed.block_size(index)]
                 if file.readinto(block) != len(block) or hashlib.sha256(block).hexdigest() != digest:
                     raise VerificationError("object.block", f"object {name}, block {index}: not what the owner signed")
                 yield block

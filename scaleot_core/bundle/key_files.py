@@ -98,7 +98,7 @@ def _public_pem(key: Ed25519PublicKey | MLDSA65PublicKey | MLKEM768PublicKey | X
 
 
 def _load_private_halves(path: Path) -> tuple[PrivateKeyTypes, PrivateKeyTypes]:
-    first, second = _pem_blocks(path, _read_private_file(path), label=b"PRIVATE KEY")
+    first, second = _pem_blocks(path, read_private_file(path), label=b"PRIVATE KEY")
     try:
         return load_pem_private_key(first, None), load_pem_private_key(second, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -118,8 +118,12 @@ def _load_public_halves(path: Path) -> tuple[PublicKeyTypes, PublicKeyTypes]:
         raise VerificationError("key.format", f"{path}: expected two SubjectPublicKeyInfo keys") from error
 
 
-def _read_private_file(path: Path) -> bytes:
-    """Reads a private key file; the checks are made on the open file, so it cannot be exchanged in between."""
+def read_private_file(path: Path) -> bytes:
+    """Returns the bytes of a private key file, at most one more than ``MAX_KEY_FILE_BYTES``.
+
+    The checks are made on the open file, so it cannot be exchanged in between. Raises ``InputError`` if it is missing,
+    a symbolic link, another user's, or open to others.
+    """
     try:
         file = open_regular_file(path, flags=os.O_NOFOLLOW)
     except OSError as error:

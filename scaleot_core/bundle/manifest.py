@@ -45,6 +45,10 @@ class SealedObject(Document):
             raise ValueError(f"{len(self.blocks)} block digests do not cover {self.size} bytes")
         return self
 
+    def block_size(self, index: int) -> int:
+        """Returns the bytes of one block, counted from 0: 16 MiB, and of the last one the rest."""
+        return min(BLOCK_BYTES, self.size - index * BLOCK_BYTES)
+
 
 class OuterManifest(Document):
     """What is signed: the ciphertext and until when it may be used; nothing of the model."""

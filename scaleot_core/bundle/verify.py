@@ -29,6 +29,14 @@ class UnverifiedBundle:
 
 
 @dataclass(frozen=True)
+class SignedManifest:
+    """A manifest that the owner signed, and its SHA-256; the objects may be anywhere, or nowhere."""
+
+    digest: str
+    manifest: OuterManifest = field(repr=False)
+
+
+@dataclass(frozen=True)
 class VerifiedBundle:
     """A bundle whose every byte the owner signed; still encrypted. ``digest`` is its signed manifest's SHA-256."""
 
@@ -65,17 +73,26 @@ def read_bundle(path: Path) -> UnverifiedBundle:
     return UnverifiedBundle(path, envelope)
 
 
+def verify_manifest(envelope: bytes, owner: OwnerPublicKey, *, now: datetime) -> SignedManifest:
+    """Returns what a signed manifest says if both signatures hold and it has not expired.
+
+    ``now`` carries a time zone. This is what has to hold before an object is asked for; nothing is said of the objects.
+    Raises ``VerificationError`` with a code ``bundle.*``.
+    """
+    statement = verify_statement(envelope, MANIFEST_TYPE, owner, kind="bundle", limit_bytes=MAX_ENVELOPE_BYTES)
+    manifest = read_outer_manifest(statement)
+    _check_is_current(manifest, now)
+    return SignedManifest(hashlib.sha256(statement).hexdigest(), manifest)
+
+
 def verify_bundle(bundle: UnverifiedBundle, owner: OwnerPublicKey, *, now: datetime) -> VerifiedBundle:
     """Returns the bundle if both signatures hold, it has not expired, and every ciphertext byte is the signed one.
 
     ``now`` carries a time zone. Reads all objects once and decrypts nothing; memory is bounded by one block of
     16 MiB. Raises ``VerificationError`` with a code of ``FORMAT.md``: ``bundle.*`` or ``object.*``.
     """
-    statement = verify_statement(bundle.envelope, MANIFEST_TYPE, owner, kind="bundle", limit_bytes=MAX_ENVELOPE_BYTES)
-    verified = VerifiedBundle(
-        bundle.path, hashlib.sha256(statement).hexdigest(), manifest=read_outer_manifest(statement), owner=owner
-    )
-    check_bundle_is_current(verified, now)
+    signed = verify_manifest(bundle.envelope, owner, now=now)
+    verified = VerifiedBundle(bundle.path, signed.digest, manifest=signed.manifest, owner=owner)
     for sealed in verified.manifest.objects:
         for _ in read_blocks(verified.objects_directory, sealed):
             pass
@@ -84,5 +101,9 @@ def verify_bundle(bundle: UnverifiedBundle, owner: OwnerPublicKey, *, now: datet
 
 def check_bundle_is_current(bundle: VerifiedBundle, now: datetime) -> None:
     """Raises ``VerificationError`` (``bundle.expired``) from the bundle's end on."""
-    if now >= bundle.manifest.not_after:
-        raise VerificationError("bundle.expired", f"the bundle could be used until {bundle.manifest.not_after}")
+    _check_is_current(bundle.manifest, now)
+
+
+def _check_is_current(manifest: OuterManifest, now: datetime) -> None:
+    if now >= manifest.not_after:
+        raise VerificationError("bundle.expired", f"the bundle could be used until {manifest.not_after}")

@@ -1,0 +1,108 @@
+"""A sealed bundle from the model owner's own gRPC service; ``scaleot_core.bundle.distribution`` is the wire format."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+
+from scaleot_core.bundle.canonical import Document, write_document
+from scaleot_core.bundle.distribution import (
+    MANIFEST_METHOD,
+    MAX_PIECE_BYTES,
+    NEWEST,
+    RANGE_METHOD,
+    SERVICE,
+    ManifestRequest,
+    RangeRequest,
+    require_loopback,
+)
+from scaleot_core.bundle.manifest import MAX_ENVELOPE_BYTES
+from scaleot_core.bundle.tls_files import TlsFiles, read_tls_files
+from scaleot_core.errors import FetchError, SourceInterruptedError
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_PIECE_BYTES),
+    ("grpc.keepalive_time_ms", 20_000),  # a connection that a firewall dropped is noticed in 40 seconds
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # What may be under way in a stream that nobody reads yet: 10 MB/s each at 200 ms. gRPC's own estimate of it takes
+    # three times the memory of all else here.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 2 * 1024 * 1024),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
+_LASTING = frozenset(
+    {
+        grpc.StatusCode.DATA_LOSS,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+_UNTRUSTED_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"  # how gRPC reports it, in the text of UNAVAILABLE
+_SHOWN_CHARACTERS = 300
+
+
+class GrpcSource:
+    """The bundles that a distribution service serves, over one connection."""
+
+    def __init__(self, channel: Any, address: str) -> None:
+        self._address = address
+        self._manifest = channel.unary_stream(f"/{SERVICE}/{MANIFEST_METHOD}")
+        self._range = channel.unary_stream(f"/{SERVICE}/{RANGE_METHOD}")
+
+    def manifest(self, digest: str | None, *, timeout_seconds: float) -> bytes:
+        """Asks for the manifest of a bundle, or of the newest one."""
+        envelope = bytearray()
+        for piece in self._ask(self._manifest, ManifestRequest(bundle=digest or NEWEST), timeout_seconds):
+            envelope += piece
+            if len(envelope) > MAX_ENVELOPE_BYTES:
+                break
+        return bytes(envelope)
+
+    def read_range(self, digest: str, start: int, length: int, *, timeout_seconds: float) -> Iterator[bytes]:
+        """Asks for a range of an object."""
+        return self._ask(self._range, RangeRequest(length=length, object=digest, start=start), timeout_seconds)
+
+    def _ask(self, method: Any, request: Document, timeout_seconds: float) -> Iterator[bytes]:
+        call = method(write_document(request), timeout=timeout_seconds)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._failure(error.code(), error.details() or "") from error
+        finally:
+            call.cancel()  # where the reader has stopped early; otherwise it does nothing
+
+    def _failure(self, code: Any, details: str) -> FetchError:
+        said = "".join(letter if letter.isprintable() else " " for letter in details[:_SHOWN_CHARACTERS])
+        where = f"distribution service {self._address}: {code.name}: {said}"
+        if _UNTRUSTED_CERTIFICATE in details:
+            return FetchError(f"{where}. Its certificate is not of the authority in your PEM file, or has expired")
+        return FetchError(where) if code in _LASTING else SourceInterruptedError(where)
+
+
+@contextmanager
+def grpc_source(address: str, tls: TlsFiles) -> Iterator[GrpcSource]:
+    """Opens a connection with mutual TLS to ``host:port`` and closes it at the end of the block.
+
+    It connects at the first request. The server's certificate must be for ``host``. Raises ``InputError`` if a PEM
+    file cannot be used.
+    """
+    own = read_tls_files(tls, now=datetime.now(UTC))
+    credentials = grpc.ssl_channel_credentials(own.authority, own.private_key, own.certificate)
+    with grpc.secure_channel(address, credentials, options=_OPTIONS) as channel:
+        yield GrpcSource(channel, address)
+
+
+@contextmanager
+def grpc_source_without_tls(address: str) -> Iterator[GrpcSource]:
+    """Opens a connection without TLS to a service on this machine; raises ``InputError`` for another address."""
+    require_loopback(address)
+    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
+        yield GrpcSource(channel, address)

@@ -1,0 +1,230 @@
+"""Serves sealed bundles by digest over gRPC with mutual TLS; ``scaleot_core.bundle.distribution`` is the wire format.
+
+What is served is ciphertext, worth nothing without a grant, and nothing here can decrypt it. A client is the
+organisation that its certificate names, and ``is_allowed`` is asked at every request, so that a revoked one is cut off
+within one range. Requests hold digests only, looked up in an index made at the start.
+
+Memory is bounded: a stream holds one piece of 1 MiB, and the next is read when HTTP/2's flow control has taken it. A
+client that stops reading holds one of its few streams until the deadline that every request must have.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from pydantic import TypeAdapter
+
+from fl_server.bundle_index import BundleIndex
+from fl_server.organisation_limits import DEFAULT_LIMITS, Limits, OrganisationLimits
+from scaleot_core.bundle.canonical import Document, read_document
+from scaleot_core.bundle.distribution import (
+    MANIFEST_METHOD,
+    MAX_DEADLINE_SECONDS,
+    MAX_PIECE_BYTES,
+    MAX_REQUEST_BYTES,
+    NEWEST,
+    RANGE_METHOD,
+    SERVICE,
+    ManifestRequest,
+    RangeRequest,
+    require_loopback,
+)
+from scaleot_core.bundle.files import open_regular_file
+from scaleot_core.bundle.grant import Organisation
+from scaleot_core.bundle.tls_files import TlsCredentials, TlsFiles, read_tls_files
+from scaleot_core.errors import InputError, VerificationError
+
+LOOPBACK_ORGANISATION = "loopback, without TLS"
+"""Whom ``is_allowed`` is asked about where there are no certificates."""
+DRAIN_SECONDS = 10.0
+
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a share of the clients
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+)
+_ORGANISATION: TypeAdapter[str] = TypeAdapter(Organisation)
+_Request = TypeVar("_Request", bound=Document)
+_Context = Any  # grpc.ServicerContext: grpcio has no types
+
+
+@contextmanager
+def serve_bundles(
+    index: BundleIndex,
+    address: str,
+    *,
+    tls: TlsFiles,
+    is_allowed: Callable[[str], bool],
+    limits: Limits = DEFAULT_LIMITS,
+) -> Iterator[int]:
+    """Serves until the block ends, and then lets streams that are under way finish for up to 10 seconds.
+
+    ``address`` is ``host:port``, port 0 for any free one; the block gets the port. The PEM files are read again at
+    every handshake, so that certificates can be replaced in place; while they cannot be used, the last good ones stay.
+    ``is_allowed`` is called by several threads and must not raise.
+
+    Raises:
+        InputError: a PEM file cannot be used, or the address cannot be listened on.
+    """
+    certificates = _TlsConfiguration(tls)
+    credentials = grpc.dynamic_ssl_server_credentials(
+        certificates.latest, certificates.read_again, require_client_authentication=True
+    )
+    service = _Service(index, is_allowed, limits, _organisation_of)
+    with _running(service, limits, address, lambda server: server.add_secure_port(address, credentials)) as port:
+        yield port
+
+
+@contextmanager
+def serve_bundles_without_tls(
+    index: BundleIndex, address: str, *, is_allowed: Callable[[str], bool], limits: Limits = DEFAULT_LIMITS
+) -> Iterator[int]:
+    """Serves like ``serve_bundles`` to every process of this machine, as ``LOOPBACK_ORGANISATION``; for trials alone.
+
+    Raises:
+        InputError: the address is not a loopback address in figures, or cannot be listened on.
+    """
+    require_loopback(address)
+    service = _Service(index, is_allowed, limits, lambda _: LOOPBACK_ORGANISATION)
+    with _running(service, limits, address, lambda server: server.add_insecure_port(address)) as port:
+        yield port
+
+
+@contextmanager
+def _running(service: "_Service", limits: Limits, address: str, listen: Callable[[Any], int]) -> Iterator[int]:
+    pool = ThreadPoolExecutor(limits.streams, thread_name_prefix="distribution")
+    server = grpc.server(pool, options=_OPTIONS, maximum_concurrent_rpcs=limits.streams)
+    server.add_generic_rpc_handlers((service.handlers(),))
+    try:
+        port = listen(server)
+    except RuntimeError as error:
+        raise InputError(f"{address} cannot be listened on: is it taken by another process?") from error
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(DRAIN_SECONDS).wait()
+        pool.shutdown()
+
+
+class _TlsConfiguration:
+    """The server's certificates as gRPC wants them, and again whenever their files change."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._files = files
+        self._credentials = read_tls_files(files, now=datetime.now(UTC))
+        self.latest = self._of(self._credentials)
+
+    def read_again(self) -> Any:
+        """Returns the configuration if it changed and can be used, and ``None`` for the one before."""
+        try:
+            credentials = read_tls_files(self._files, now=datetime.now(UTC))
+        except InputError:
+            return None  # half replaced, or expired, which the handshake tells the client
+        if credentials == self._credentials:
+            return None
+        self._credentials = credentials
+        return self._of(credentials)
+
+    @staticmethod
+    def _of(credentials: TlsCredentials) -> Any:
+        pair = (credentials.private_key, credentials.certificate)
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=credentials.authority)
+
+
+class _Service:
+    """The two methods: each decides whether it may answer, and then streams bytes."""
+
+    def __init__(
+        self,
+        index: BundleIndex,
+        is_allowed: Callable[[str], bool],
+        limits: Limits,
+        organisation_of: Callable[[_Context], str],
+    ) -> None:
+        self._index, self._is_allowed, self._organisation_of = index, is_allowed, organisation_of
+        self._limits = OrganisationLimits(limits)
+
+    def handlers(self) -> Any:
+        """Returns the methods under their names; requests and replies stay bytes."""
+        methods = {MANIFEST_METHOD: self._manifest, RANGE_METHOD: self._range}
+        return grpc.method_handlers_generic_handler(
+            SERVICE, {name: grpc.unary_stream_rpc_method_handler(method) for name, method in methods.items()}
+        )
+
+    def _manifest(self, data: bytes, context: _Context) -> Iterator[bytes]:
+        asked = self._admit(ManifestRequest, data, context)
+        digest = self._index.newest if asked.bundle == NEWEST else asked.bundle
+        envelope = self._index.envelopes.get(digest)
+        if envelope is None:
+            _refuse(context, grpc.StatusCode.NOT_FOUND, f"no bundle {digest} is served")
+        for start in range(0, len(envelope), MAX_PIECE_BYTES):
+            yield envelope[start : start + MAX_PIECE_BYTES]
+
+    def _range(self, data: bytes, context: _Context) -> Iterator[bytes]:
+        asked = self._admit(RangeRequest, data, context)
+        served = self._index.objects.get(asked.object)
+        if served is None:
+            _refuse(context, grpc.StatusCode.NOT_FOUND, f"no object {asked.object} is served")
+        if asked.start + asked.length > served.size_bytes:
+            fault = f"object {asked.object} has {served.size_bytes} bytes, asked for {asked.length} from {asked.start}"
+            _refuse(context, grpc.StatusCode.OUT_OF_RANGE, fault)
+        try:
+            yield from _pieces(served.path, asked.start, asked.length)
+        except OSError:  # its text has the path, which is nobody else's business
+            _refuse(context, grpc.StatusCode.DATA_LOSS, f"the server cannot read its object {asked.object}")
+
+    def _admit(self, schema: type[_Request], data: bytes, context: _Context) -> _Request:
+        """Returns the request of an organisation that may make it now; refuses it otherwise."""
+        organisation = self._organisation_of(context)
+        if not self._is_allowed(organisation):
+            _refuse(context, grpc.StatusCode.PERMISSION_DENIED, f"{organisation!r} is unknown here, or revoked")
+        try:
+            request = read_document(schema, data, kind="request", limit_bytes=MAX_REQUEST_BYTES)
+        except VerificationError as error:
+            _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        seconds = context.time_remaining()
+        if seconds is None or seconds > MAX_DEADLINE_SECONDS:
+            fault = f"expected a deadline of at most {MAX_DEADLINE_SECONDS} seconds"
+            _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, fault)
+        refusal = self._limits.refuse(organisation)
+        if refusal is not None:
+            _refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, refusal)
+        if not context.add_callback(lambda: self._limits.leave(organisation)):
+            self._limits.leave(organisation)  # it ended already
+        return request
+
+
+def _pieces(path: Path, start: int, length: int) -> Iterator[bytes]:
+    """Yields a range of a file; raises ``OSError`` if the file is not there or ends before the range does."""
+    with open_regular_file(path, flags=os.O_NOFOLLOW) as file:
+        for position in range(start, start + length, MAX_PIECE_BYTES):
+            size = min(MAX_PIECE_BYTES, start + length - position)
+            piece = os.pread(file.fileno(), size, position)
+            if len(piece) != size:
+                raise OSError(errno.EIO, "the file was cut", str(path))
+            yield piece
+
+
+def _organisation_of(context: _Context) -> str:
+    """Returns the common name of the client's certificate, which TLS has verified."""
+    try:
+        (name,) = context.auth_context().get("x509_common_name", ())
+        return _ORGANISATION.validate_python(name.decode())
+    except ValueError:  # none, several, no UTF-8, or not printable (pydantic's error is a ValueError)
+        fault = "expected a certificate whose common name is the organisation's name"
+        _refuse(context, grpc.StatusCode.UNAUTHENTICATED, fault)
+
+
+def _refuse(context: _Context, code: Any, details: str) -> NoReturn:
+    context.abort(code, details)
+    raise AssertionError  # abort has raised; this says so to the type checker

@@ -1,0 +1,78 @@
+"""What is asked of a server of sealed bundles, and in which form: ``scaleot.distribution.v1``, over gRPC.
+
+There is no protobuf: a request is a small document of canonical JSON, a reply a stream of raw bytes. So nothing has to
+be generated or kept in step, and what the server parses is read by the same strict reader as every signed document.
+
+FORMAT. The service is ``scaleot.distribution.v1.Distribution``; both methods are unary-stream. ``<hex64>`` is a
+SHA-256.
+
+``Manifest``
+    asks with ``{"bundle":"<hex64>"}``, the digest of a bundle's signed manifest, or ``{"bundle":"newest"}``, the one
+    of the highest version. The reply is the bytes of ``manifest.dsse.json``, at most 6 MiB.
+
+``Range``
+    asks with ``{"length":n,"object":"<hex64>","start":n}`` for bytes of an object, named by the digest of its
+    ciphertext: 1 to 16 MiB that all lie within it. The reply is exactly these bytes.
+
+A request has at most 512 bytes and a deadline of at most 600 seconds, a message of a reply at most 1 MiB. No path ever
+crosses the wire. Who may ask is decided by mutual TLS: the organisation is the common name of the client's certificate.
+
+| status | meaning | ask again? |
+|---|---|---|
+| ``UNAUTHENTICATED`` | the certificate names no organisation | no |
+| ``PERMISSION_DENIED`` | the organisation is unknown or revoked | no |
+| ``INVALID_ARGUMENT`` | the request is not of this form, or has no such deadline | no |
+| ``NOT_FOUND`` | no bundle served has this digest | no |
+| ``OUT_OF_RANGE`` | the range passes the object's end | no |
+| ``DATA_LOSS`` | the server's own file is missing or cut | no |
+| ``RESOURCE_EXHAUSTED`` | too many streams or requests at once | yes, later |
+"""
+
+import ipaddress
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from scaleot_core.bundle.canonical import Document, Sha256
+from scaleot_core.bundle.manifest import BLOCK_BYTES, Size
+from scaleot_core.errors import InputError
+
+SERVICE: Final = "scaleot.distribution.v1.Distribution"
+MANIFEST_METHOD: Final = "Manifest"
+RANGE_METHOD: Final = "Range"
+
+MAX_REQUEST_BYTES: Final = 512
+MAX_PIECE_BYTES: Final = 1024 * 1024
+"""Of one message of a reply: well under gRPC's own limit of 4 MiB, and all that a stream holds in memory."""
+MAX_RANGE_BYTES: Final = BLOCK_BYTES
+MAX_DEADLINE_SECONDS: Final = 600
+
+NEWEST: Final = "newest"
+
+
+class ManifestRequest(Document):
+    """Asks for the signed manifest of one bundle."""
+
+    bundle: Sha256 | Literal["newest"]
+
+
+class RangeRequest(Document):
+    """Asks for bytes of one object."""
+
+    length: Annotated[int, Field(ge=1, le=MAX_RANGE_BYTES)]
+    object: Sha256
+    start: Size
+
+
+def require_loopback(address: str) -> None:
+    """Refuses ``host:port`` without TLS unless it is of this machine alone; raises ``InputError``.
+
+    The host stands in figures, since a name may come to mean another address.
+    """
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise InputError(f"without TLS expected a loopback address such as 127.0.0.1:9443, got {address}")

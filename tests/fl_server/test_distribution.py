@@ -1,0 +1,409 @@
+"""The distribution service over real gRPC with mutual TLS: what it gives, and what it refuses to whom."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from fl_server.bundle_index import index_bundles
+from fl_server.distribution import LOOPBACK_ORGANISATION, serve_bundles, serve_bundles_without_tls
+from fl_server.organisation_limits import DEFAULT_LIMITS, Limits, OrganisationLimits
+from scaleot_core.bundle import seal_bundle
+from scaleot_core.bundle.canonical import Json, canonical_json
+from scaleot_core.bundle.distribution import SERVICE
+from scaleot_core.bundle.manifest import BLOCK_BYTES, MANIFEST_FILE, OBJECTS_DIRECTORY
+from scaleot_core.bundle.tls_files import TlsFiles, read_tls_files
+from scaleot_core.errors import InputError, VerificationError
+from tests.support.bundles import CLINIC, END, write_files
+from tests.support.certificates import Authority
+from tests.support.fetching import LARGE_FILES, Parties, parties
+
+Code = grpc.StatusCode
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Parties:
+    return parties(tmp_path_factory.mktemp("distribution"), LARGE_FILES)
+
+
+class Client:
+    """Sends what it is told, form or no form."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+
+    def call(self, method: str, request: bytes, timeout: float | None = 10) -> Any:
+        return self._channel.unary_stream(f"/{SERVICE}/{method}")(request, timeout=timeout)
+
+    def ask(self, method: str, request: Json, timeout: float | None = 10) -> bytes:
+        return b"".join(self.call(method, canonical_json(request), timeout))
+
+    def refusal(self, method: str, request: Json, timeout: float | None = 10) -> tuple[Code, str]:
+        data = request if isinstance(request, bytes) else canonical_json(request)
+        with pytest.raises(grpc.RpcError) as raised:
+            list(self.call(method, data, timeout))
+        return raised.value.code(), raised.value.details()
+
+
+@contextmanager
+def client(port: int, tls: TlsFiles) -> Iterator[Client]:
+    """Reads the PEM files without the checks that our own client makes."""
+    parts = (path.read_bytes() for path in (tls.authority, tls.private_key, tls.certificate))
+    with grpc.secure_channel(f"127.0.0.1:{port}", grpc.ssl_channel_credentials(*parts)) as channel:
+        yield Client(channel)
+
+
+@contextmanager
+def served(
+    two: Parties, *, tls: TlsFiles | None = None, refused: set[str] | None = None, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[Client]:
+    refused = set() if refused is None else refused
+    index = index_bundles([two.scene.path])
+    with (
+        serve_bundles(
+            index, "127.0.0.1:0", tls=two.server, is_allowed=lambda name: name not in refused, limits=limits
+        ) as port,
+        client(port, tls or two.clinic) as opened,
+    ):
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def asking(two: Parties) -> Iterator[Client]:
+    with served(two) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def emulator(two: Parties) -> str:
+    return two.object_of("emulator.safetensors", LARGE_FILES)
+
+
+def test_the_manifest_comes_by_digest_and_as_the_newest(two: Parties, asking: Client) -> None:
+    envelope = (two.scene.path / MANIFEST_FILE).read_bytes()
+    assert asking.ask("Manifest", {"bundle": two.digest}) == envelope
+    assert asking.ask("Manifest", {"bundle": "newest"}) == envelope
+
+
+@pytest.mark.parametrize(
+    ("start", "length"), [(0, 1), (0, BLOCK_BYTES), (BLOCK_BYTES - 5, 3 << 20), (BLOCK_BYTES + 7, 100)]
+)
+def test_a_range_is_exactly_the_bytes_of_the_object(
+    two: Parties, asking: Client, emulator: str, start: int, length: int
+) -> None:
+    content = (two.scene.path / OBJECTS_DIRECTORY / emulator).read_bytes()
+    got = asking.ask("Range", {"length": length, "object": emulator, "start": start})
+    assert got == content[start : start + length]
+
+
+def test_no_message_of_a_reply_is_over_1_mib(asking: Client, emulator: str) -> None:
+    request = canonical_json({"length": BLOCK_BYTES, "object": emulator, "start": 0})
+    assert max(len(piece) for piece in asking.call("Range", request)) == 1 << 20
+
+
+NO_DIGESTS = ["", "newer", "../../etc/passwd", "A" * 64, "a" * 63, "a" * 64 + "\n", "/" + "a" * 63, "..%2f", 7, None]
+
+
+@pytest.mark.parametrize("digest", NO_DIGESTS)
+def test_what_is_no_digest_is_refused(asking: Client, digest: Json) -> None:
+    for method, request in (
+        ("Manifest", {"bundle": digest}),
+        ("Range", {"length": 1, "object": digest, "start": 0}),
+    ):
+        assert asking.refusal(method, request)[0] is Code.INVALID_ARGUMENT
+
+
+def test_a_digest_of_nothing_that_is_served_is_not_found(two: Parties, asking: Client) -> None:
+    for method, request in (
+        ("Manifest", {"bundle": "a" * 64}),
+        ("Range", {"length": 1, "object": "a" * 64, "start": 0}),
+        ("Range", {"length": 1, "object": two.digest, "start": 0}),
+    ):
+        code, details = asking.refusal(method, request)
+        assert code is Code.NOT_FOUND
+        assert next(value for value in request.values() if isinstance(value, str)) in details
+
+
+@pytest.mark.parametrize(
+    ("start", "length"), [(-1, 1), (0, 0), (0, -1), (0, BLOCK_BYTES + 1), (2**53, 1), (0.5, 1), ("0", 1), (True, 1)]
+)
+def test_a_range_that_may_not_be_asked_for_is_refused(asking: Client, emulator: str, start: Json, length: Json) -> None:
+    # rfc8785 itself refuses integers beyond 2**53 - 1, so these bytes are written by hand
+    data = f'{{"length":{length},"object":"{emulator}","start":{start!r}}}'.replace("'", '"').replace("True", "true")
+    assert asking.refusal("Range", data.encode())[0] is Code.INVALID_ARGUMENT
+
+
+def test_a_range_beyond_the_end_of_the_object_is_refused(two: Parties, asking: Client, emulator: str) -> None:
+    size = (two.scene.path / OBJECTS_DIRECTORY / emulator).stat().st_size
+    assert asking.ask("Range", {"length": 1, "object": emulator, "start": size - 1})
+    for start, length in ((size, 1), (size - 1, 2), (2**53 - 1, 1)):
+        request = {"length": length, "object": emulator, "start": start}
+        assert asking.refusal("Range", request)[0] is Code.OUT_OF_RANGE
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{}", b"[]", b"\xff", b'{"bundle": "newest"}', b'{"bundle":"newest","path":"x"}', b"[" * 500],
+    ids=range(7),
+)
+def test_a_request_of_another_form_is_refused(asking: Client, data: bytes) -> None:
+    assert asking.refusal("Manifest", data)[0] is Code.INVALID_ARGUMENT
+
+
+def test_a_request_over_512_bytes_is_refused_unread(asking: Client) -> None:
+    assert asking.refusal("Manifest", b" " * 513)[0] is Code.RESOURCE_EXHAUSTED
+
+
+def test_a_method_that_is_none_is_unimplemented(asking: Client) -> None:
+    assert asking.refusal("Delete", {"bundle": "newest"})[0] is Code.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("timeout", [None, 700])
+def test_a_request_without_a_bounded_deadline_is_refused(asking: Client, timeout: float | None) -> None:
+    code, details = asking.refusal("Manifest", {"bundle": "newest"}, timeout)
+    assert code is Code.INVALID_ARGUMENT
+    assert "deadline" in details
+
+
+def test_a_revoked_organisation_is_refused_at_its_next_request(two: Parties) -> None:
+    refused: set[str] = set()
+    with served(two, refused=refused) as asking:
+        asking.ask("Manifest", {"bundle": "newest"})
+        refused.add(CLINIC)
+        for method, request in (
+            ("Manifest", {"bundle": "newest"}),
+            ("Range", {"length": 1, "object": "a" * 64, "start": 0}),
+        ):
+            code, details = asking.refusal(method, request)
+            assert code is Code.PERMISSION_DENIED
+            assert CLINIC in details
+
+
+def test_an_unknown_organisation_is_asked_about_by_its_certificates_name(two: Parties) -> None:
+    with served(two, tls=two.authority.issue("stranger"), refused={"stranger"}) as asking:
+        assert asking.refusal("Manifest", {"bundle": "newest"})[0] is Code.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize("name", [None, "clinic\x1b[2J"])
+def test_a_certificate_that_names_no_organisation_is_refused(two: Parties, name: str | None) -> None:
+    with served(two, tls=two.authority.issue(name)) as asking:
+        assert asking.refusal("Manifest", {"bundle": "newest"})[0] is Code.UNAUTHENTICATED
+
+
+def test_a_certificate_of_another_authority_or_an_expired_one_never_reaches_the_service(
+    two: Parties, tmp_path: Path
+) -> None:
+    stranger = Authority(tmp_path / "other").issue(CLINIC)
+    stranger = TlsFiles(stranger.certificate, stranger.private_key, two.authority.path)
+    for tls in (stranger, two.authority.issue(CLINIC, days=-1)):
+        with served(two, tls=tls) as asking:
+            assert asking.refusal("Manifest", {"bundle": "newest"})[0] is Code.UNAVAILABLE
+
+
+def test_a_client_without_a_certificate_never_reaches_the_service(two: Parties) -> None:
+    with serve_bundles(
+        index_bundles([two.scene.path]), "127.0.0.1:0", tls=two.server, is_allowed=lambda _: True
+    ) as port:
+        credentials = grpc.ssl_channel_credentials(two.authority.path.read_bytes())
+        for channel in (
+            grpc.secure_channel(f"127.0.0.1:{port}", credentials),
+            grpc.insecure_channel(f"127.0.0.1:{port}"),
+        ):
+            with channel:
+                assert Client(channel).refusal("Manifest", {"bundle": "newest"})[0] is Code.UNAVAILABLE
+
+
+def test_a_replaced_certificate_is_used_for_the_next_connection_and_a_broken_one_is_not(
+    two: Parties, tmp_path: Path
+) -> None:
+    first, second = two.authority.issue("server"), Authority(tmp_path / "next").issue("server")
+    paths = TlsFiles(tmp_path / "certificate", tmp_path / "key", two.authority.path)
+
+    def install(certificate: bytes, key: bytes) -> None:
+        paths.private_key.touch(mode=0o600)
+        paths.certificate.write_bytes(certificate)
+        paths.private_key.write_bytes(key)
+
+    install(first.certificate.read_bytes(), first.private_key.read_bytes())
+    index = index_bundles([two.scene.path])
+    trusting_the_next = TlsFiles(two.clinic.certificate, two.clinic.private_key, second.authority)
+    with serve_bundles(index, "127.0.0.1:0", tls=paths, is_allowed=lambda _: True) as port:
+        with client(port, two.clinic) as asking:
+            assert asking.ask("Manifest", {"bundle": "newest"})
+        install(b"half of a file", first.private_key.read_bytes())
+        with client(port, two.clinic) as asking:
+            assert asking.ask("Manifest", {"bundle": "newest"})
+        install(second.certificate.read_bytes(), second.private_key.read_bytes())
+        with client(port, trusting_the_next) as asking:
+            assert asking.ask("Manifest", {"bundle": "newest"})
+
+
+def test_one_organisation_has_so_many_streams_and_another_its_own(two: Parties, emulator: str) -> None:
+    limits = Limits(streams=4, streams_per_organisation=1)
+    request = canonical_json({"length": BLOCK_BYTES, "object": emulator, "start": 0})
+    with (
+        serve_bundles(
+            index_bundles([two.scene.path]), "127.0.0.1:0", tls=two.server, is_allowed=lambda _: True, limits=limits
+        ) as port,
+        client(port, two.clinic) as asking,
+        client(port, two.authority.issue("other")) as other,
+    ):
+        slow = asking.call("Range", request)
+        next(slow)  # and reads no more: flow control stops the server
+        code, details = asking.refusal("Manifest", {"bundle": "newest"})
+        assert code is Code.RESOURCE_EXHAUSTED
+        assert "streams" in details
+        assert other.ask("Manifest", {"bundle": "newest"})
+        slow.cancel()
+        wait_until_answered(asking)
+
+
+def wait_until_answered(asking: Client) -> None:
+    for _ in range(100):
+        try:
+            asking.ask("Manifest", {"bundle": "newest"})
+        except grpc.RpcError:
+            threading.Event().wait(0.05)
+        else:
+            return
+    pytest.fail("the stream that was given up still counts")
+
+
+def test_a_reader_that_stops_holds_its_stream_no_longer_than_its_deadline(two: Parties, emulator: str) -> None:
+    with served(two, limits=Limits(streams=1)) as asking:
+        slow = asking.call("Range", canonical_json({"length": BLOCK_BYTES, "object": emulator, "start": 0}), 1)
+        next(slow)
+        assert asking.refusal("Manifest", {"bundle": "newest"})[0] is Code.RESOURCE_EXHAUSTED
+        wait_until_answered(asking)
+
+
+def test_requests_are_counted_by_the_second() -> None:
+    moment = 0.0
+    limits = OrganisationLimits(Limits(requests_per_second=2, requests_at_once=3), clock=lambda: moment)
+
+    def asked() -> bool:
+        if limits.refuse("a") is None:
+            limits.leave("a")
+            return True
+        return False
+
+    assert [asked() for _ in range(5)] == [True, True, True, False, False]
+    assert limits.refuse("b") is None
+    moment = 1.0
+    assert [asked() for _ in range(3)] == [True, True, False]
+    moment = 1000.0
+    assert [asked() for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_request_too_many_is_refused(two: Parties) -> None:
+    with served(two, limits=Limits(requests_per_second=0.001, requests_at_once=2)) as asking:
+        for _ in range(2):
+            asking.ask("Manifest", {"bundle": "newest"})
+        assert asking.refusal("Manifest", {"bundle": "newest"})[0] is Code.RESOURCE_EXHAUSTED
+
+
+def test_the_newest_of_several_bundles_has_the_highest_version(two: Parties, tmp_path: Path) -> None:
+    source = write_files(tmp_path / "source", {"config.json": b"{}"})
+    sealed = [
+        seal_bundle(source, tmp_path / str(version), owner=two.scene.owner, model={}, version=version, not_after=END)
+        for version in (3, 2)
+    ]
+    index = index_bundles([two.scene.path, *(one.path for one in sealed)])
+    assert index.newest == sealed[0].digest
+    assert set(index.envelopes) == {two.digest, *(one.digest for one in sealed)}
+    assert len(index.objects) == len(LARGE_FILES) + 2
+
+
+def test_an_object_that_is_a_link_or_cut_or_missing_is_not_served(tmp_path: Path) -> None:
+    two = parties(tmp_path)
+    path = two.scene.object_file(2)
+    content = path.read_bytes()
+    (tmp_path / "elsewhere").write_bytes(content)
+    path.unlink()
+    with pytest.raises(InputError, match="cannot be served: No such file"):
+        index_bundles([two.scene.path])
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="cannot be served: Too many levels of symbolic links"):
+        index_bundles([two.scene.path])
+    path.unlink()
+    path.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"was sealed with \d+ bytes and has"):
+        index_bundles([two.scene.path])
+
+
+def test_an_object_exchanged_for_a_link_after_the_start_is_lost_and_its_path_stays_hidden(tmp_path: Path) -> None:
+    two = parties(tmp_path)
+    path = two.scene.object_file(2)
+    with served(two) as asking:
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+        code, details = asking.refusal("Range", {"length": 1, "object": path.name, "start": 0})
+    assert code is Code.DATA_LOSS
+    assert str(tmp_path) not in details
+
+
+def test_what_is_no_bundle_is_not_served(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to serve"):
+        index_bundles([])
+    with pytest.raises(VerificationError, match=r"bundle\.missing"):
+        index_bundles([tmp_path])
+    (tmp_path / MANIFEST_FILE).write_bytes(b"{}")
+    with pytest.raises(VerificationError, match=r"bundle\.fields"):
+        index_bundles([tmp_path])
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "10.0.0.1:9443", "localhost:0", "unix:/tmp/x", ":0", ""])
+def test_without_tls_only_loopback_is_served(two: Parties, address: str) -> None:
+    with (
+        pytest.raises(InputError, match="loopback"),
+        serve_bundles_without_tls(index_bundles([two.scene.path]), address, is_allowed=lambda _: True),
+    ):
+        pytest.fail("the block must not run")
+
+
+def test_without_tls_the_hook_is_asked_about_loopback(two: Parties) -> None:
+    asked: list[str] = []
+    with (
+        serve_bundles_without_tls(
+            index_bundles([two.scene.path]), "127.0.0.1:0", is_allowed=lambda name: not asked.append(name)
+        ) as port,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        assert Client(channel).ask("Manifest", {"bundle": "newest"})
+    assert asked == [LOOPBACK_ORGANISATION]
+
+
+def test_a_port_that_is_taken_is_named(two: Parties) -> None:
+    index = index_bundles([two.scene.path])
+    with ExitStack() as stack:
+        port = stack.enter_context(serve_bundles(index, "127.0.0.1:0", tls=two.server, is_allowed=lambda _: True))
+        with pytest.raises(InputError, match=f"127.0.0.1:{port} cannot be listened on"):
+            stack.enter_context(serve_bundles(index, f"127.0.0.1:{port}", tls=two.server, is_allowed=lambda _: True))
+
+
+def test_each_fault_of_the_pem_files_is_named(two: Parties, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    good = two.clinic
+    other_key, expired = two.authority.issue("other").private_key, two.authority.issue(CLINIC, days=-1)
+    no_pem, open_key = tmp_path / "no.pem", tmp_path / "open.key"
+    no_pem.write_bytes(b"text")
+    no_pem.chmod(0o600)
+    open_key.write_bytes(good.private_key.read_bytes())
+    open_key.chmod(0o644)
+    for files, fault in (
+        (TlsFiles(tmp_path / "none", good.private_key, good.authority), "none cannot be read: No such file"),
+        (TlsFiles(no_pem, good.private_key, good.authority), "no.pem: expected certificates in PEM"),
+        (TlsFiles(good.certificate, good.private_key, no_pem), "no.pem: expected certificates in PEM"),
+        (TlsFiles(good.certificate, no_pem, good.authority), "no.pem: expected an unencrypted private key"),
+        (TlsFiles(good.certificate, open_key, good.authority), "has mode 0644, expected 0600"),
+        (TlsFiles(good.certificate, other_key, good.authority), "is not the private key of"),
+        (expired, "is valid from .* have a new one issued"),
+    ):
+        with pytest.raises(InputError, match=fault):
+            read_tls_files(files, now=now)
+    assert "PRIVATE" not in repr(read_tls_files(good, now=now))

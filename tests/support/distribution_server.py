@@ -1,0 +1,54 @@
+"""A distribution service in a process of its own, to be killed or measured.
+
+Usage: python -m tests.support.distribution_server ADDRESS CERTIFICATE PRIVATE_KEY AUTHORITY BUNDLE...
+
+Prints its port, serves every organisation until standard input ends, and prints its peak memory in MiB.
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fl_server.bundle_index import index_bundles
+from fl_server.distribution import serve_bundles
+from scaleot_core.bundle.tls_files import TlsFiles
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def peak_mib() -> float:
+    """Returns the peak of this process; ``getrusage`` would begin with that of the process which started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+
+
+def main() -> None:
+    address, *paths = sys.argv[1:]
+    certificate, private_key, authority, *bundles = map(Path, paths)
+    index = index_bundles(bundles)
+    before = peak_mib()
+    tls = TlsFiles(certificate, private_key, authority)
+    with serve_bundles(index, address, tls=tls, is_allowed=lambda _: True) as port:
+        print(port, flush=True)  # noqa: T201 - how its starter learns of it
+        sys.stdin.read()
+    print(before, peak_mib(), flush=True)  # noqa: T201 - likewise
+
+
+@contextmanager
+def server_process(address: str, tls: TlsFiles, *bundles: Path) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """Starts the service and yields its process and port; in the end it is killed."""
+    command = [sys.executable, "-m", "tests.support.distribution_server", address]
+    command += map(str, (tls.certificate, tls.private_key, tls.authority, *bundles))
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+if __name__ == "__main__":
+    main()
