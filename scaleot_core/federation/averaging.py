@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -51,6 +51,7 @@ class RoundOutcome:
     """As ``Aggregate`` has it."""
 
 
+@runtime_checkable
 class Aggregator(Protocol):
     """Takes the updates of a round one by one."""
 

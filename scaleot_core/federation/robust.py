@@ -12,17 +12,21 @@ adapter in float32.
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from scaleot_core.errors import RoundFailedError
 from scaleot_core.shapes import ClientWeights, Matrix, TensorDict
 
-SMOOTHING = 1e-6
-"""Where a client is nearer to the geometric median than this share of the median client's step, it is not nearer."""
+SMOOTHING = 1e-5
+"""A client nearer to the geometric median than this share of the median client's step counts as that far away.
 
-_MAX_ITERATIONS = 10_000
-_SETTLED = 1e-3
+Inner products in float64 tell distances apart down to about 1e-8 of the step.
+"""
+
+_MAX_ITERATIONS = 2_000
+_SETTLED = 1e-6
 """Of the smoothing: a step of Weiszfeld's that is shorter ends the search."""
 _LEAST_DISTANCE = 1e-150
 """Its square and the sum of its inverses are still numbers."""
@@ -141,11 +145,11 @@ def _mean_of_the_middle(states: Sequence[TensorDict], trimmed: int) -> TensorDic
     """Returns the mean of every number without its ``trimmed`` least and ``trimmed`` largest."""
     middle: TensorDict = {}
     for name, like in states[0].items():
-        middle[name] = torch.empty_like(like)
+        middle[name] = torch.empty(like.shape)
         for part in _slices(like):
-            values = torch.stack([state[name].flatten()[part] for state in states])
-            kept = values.sort(dim=0).values[trimmed : len(states) - trimmed]
-            middle[name].view(-1)[part] = kept.double().mean(dim=0).float()
+            values = torch.stack([state[name].flatten()[part] for state in states], dim=1).numpy()
+            kept = np.sort(values, axis=1)[:, trimmed : len(states) - trimmed]  # several times faster than torch's
+            middle[name].view(-1)[part] = torch.from_numpy(kept.mean(axis=1, dtype=np.float64)).float()
     return middle
 
 
