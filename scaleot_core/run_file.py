@@ -6,7 +6,7 @@ range and one sentence about it, which ``to_toml`` writes beside the value. A ke
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -260,7 +260,7 @@ class RunFile(Section):
     compare: CompareSection = _section(CompareSection, "what scaleot compare sets side by side")
 
     @model_validator(mode="after")
-    def _aggregation_fits(self) -> Self:
+    def _aggregation_fits(self) -> "RunFile":
         aggregation = self.federation.aggregation
         if fault := aggregation_fault(aggregation, self.adapter.kind, self.privacy.mechanism):
             raise PydanticCustomError("scaleot", "{fault}", {"fault": fault, "key": "federation.aggregation"})
