@@ -21,8 +21,8 @@ from scaleot_core.bundle.canonical import Sha256
 from scaleot_core.bundle.files import replace_file
 from scaleot_core.bundle.grant import Organisation
 from scaleot_core.errors import InputError, OutputError, RunFileError
-from scaleot_core.federation.averaging import Aggregation
 from scaleot_core.federation.messages import MAX_SEED, PrivacyRequest, PrivateRelease, RunName
+from scaleot_core.federation.rules import Aggregation, AggregationRule
 from scaleot_core.federation.validation import encode_tensors
 from scaleot_core.privacy.private_rounds import AskedTraining
 from scaleot_core.shapes import TensorDict
@@ -51,6 +51,10 @@ class OwnerRunSettings(BaseModel):
     optimizer: Literal["adamw", "sgd"]
     max_tokens: Annotated[int, Field(ge=2)]
     aggregation: Annotated[Aggregation, Field(strict=False)]
+    trimmed_share: float = 0.0
+    """As ``AggregationRule`` has it."""
+    assumed_attackers: int = 0
+    """As ``AggregationRule`` has it."""
     adapter: AdapterSpec
     bundle_digest: Sha256
     privacy: PrivacyRequest | None = None
@@ -61,6 +65,11 @@ class OwnerRunSettings(BaseModel):
     """The largest weight that one client may claim."""
     max_update_norm: Annotated[float, Field(gt=0)] = 1_000.0
     """The longest step from a round's base that one client may send: a bound on nonsense, no privacy mechanism."""
+
+    @property
+    def rule(self) -> AggregationRule:
+        """How updates become one adapter; raises ``InputError`` where the rule's own number is missing."""
+        return AggregationRule(self.aggregation, self.trimmed_share, self.assumed_attackers)
 
     @property
     def asked_training(self) -> AskedTraining | None:
@@ -75,6 +84,11 @@ class OwnerRunSettings(BaseModel):
     def _check_cohort(self) -> Self:
         if self.privacy is not None and self.privacy.rounds != self.rounds:
             raise ValueError(f"privacy.rounds is {self.privacy.rounds}, but there are {self.rounds} rounds")
+        if self.privacy is not None and self.privacy.sends_scalars and not self.aggregation.is_mean:
+            raise ValueError(
+                f"aggregation is {self.aggregation.value}, but the scalars of {self.privacy.mechanism} can only be "
+                "averaged: fedavg or ffa"
+            )
         if self.clients_per_round > self.clients:
             raise ValueError(f"clients_per_round is {self.clients_per_round}, but there are {self.clients} clients")
         if not 0 <= self.adapter.seed <= MAX_SEED:
@@ -102,12 +116,18 @@ class RoundRecord(BaseModel):
     rejected: tuple[RejectedClient, ...]
     train_loss: float | None
     """The example-weighted mean over the clients; none if the round failed, or under a mechanism of privacy."""
+    client_shares: dict[Organisation, float] = {}
+    """What each client counts for in the adapter, of ``multi_krum`` and ``geometric_median`` alone."""
+    residual_share: float | None = None
+    """Of ``product`` alone: what the rank had no room for, of the Frobenius norm of the mean of products."""
     seconds: float
     aggregate_seconds: float
     """Of ``seconds``, what the server itself worked: all but the waiting for replies."""
     bytes_down: int
     """Statements and adapters to the whole cohort, without the transport's framing."""
     bytes_up: int
+    failure: str | None = None
+    """Why the round gave no adapter; none if it gave one."""
     privacy: dict[Organisation, PrivateRelease] = {}
     """What each client whose update went in said of its noise; empty without a mechanism."""
 

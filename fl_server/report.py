@@ -98,6 +98,8 @@ def _federation(findings: Findings) -> ReportedFederation:
                 {one.client: one.reason for one in record.rejected},
                 record.train_loss,
                 record.seconds,
+                record.client_shares,
+                record.residual_share,
             )
             for record in rounds
         ),

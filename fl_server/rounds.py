@@ -17,9 +17,10 @@ from fl_server.owner import (
 )
 from fl_server.roster import Roster
 from scaleot_core.errors import RoundFailedError, UpdateRejectedError
-from scaleot_core.federation.averaging import FederationState, RoundOutcome, advance, check_aggregation
+from scaleot_core.federation.averaging import FederationState, RoundOutcome, advance
 from scaleot_core.federation.cohort import select_cohort
 from scaleot_core.federation.messages import Instructions, Payload, PrivateRelease, digest_of, encode_statement
+from scaleot_core.federation.rules import check_aggregation
 from scaleot_core.federation.validation import (
     AdapterUpdate,
     ExpectedUpdate,
@@ -52,7 +53,7 @@ def conduct_rounds(exchange: Exchange, directory: Path, reporter: Reporter) -> N
         RoundFailedError: a round has no accepted update; what was reached before it is saved.
     """
     settings = read_settings(directory)
-    check_aggregation(settings.aggregation, settings.adapter)
+    check_aggregation(settings.rule, settings.adapter, clients_per_round=settings.clients_per_round)
     state = FederationState(0, read_adapter(directory / INITIAL_ADAPTER_FILE))
     roster = Roster(exchange, settings.run)
     records: list[RoundRecord] = []
@@ -70,15 +71,16 @@ def conduct_rounds(exchange: Exchange, directory: Path, reporter: Reporter) -> N
 def run_round(
     exchange: Exchange, roster: Roster, settings: OwnerRunSettings, state: FederationState, stage: Stage
 ) -> tuple[RoundOutcome | None, RoundRecord]:
-    """Runs the round after ``state``; without an accepted update there is no outcome, only the record."""
+    """Runs the round after ``state``; with fewer accepted updates than the rule needs there is only the record."""
     started, waited = exchange.clock(), exchange.waited_seconds
     turned_away = roster.update(deadline=started + settings.round_deadline_seconds)
     replies = _Replies(exchange, stage, settings, rejected=list(turned_away))
     payloads, invitations = _invite(exchange, roster.idle_clients(), settings, state)
     try:
         outcome = _advance(settings, state, replies.accepted(invitations))
-    except RoundFailedError:
-        outcome = None
+        failure = None
+    except RoundFailedError as error:
+        outcome, failure = None, str(error)
     seconds = exchange.clock() - started
     record = RoundRecord(
         round=state.rounds_done + 1,
@@ -88,6 +90,9 @@ def run_round(
             for e in replies.rejected
         ),
         train_loss=outcome.train_loss if outcome else None,
+        client_shares=outcome.client_shares if outcome else {},
+        residual_share=outcome.residual_share if outcome else None,
+        failure=failure,
         seconds=seconds,
         aggregate_seconds=max(seconds - (exchange.waited_seconds - waited), 0.0),
         bytes_down=sum(payload.size_bytes for payload in payloads),
@@ -101,11 +106,12 @@ def raise_if_failed(record: RoundRecord) -> None:
     """Raises the error of a round that failed.
 
     Raises:
-        RoundFailedError: no update was accepted; it lists every client's reason.
+        RoundFailedError: too few updates were accepted; it lists the reason of every client that was refused.
     """
-    if not record.clients:
+    if record.failure:
         reasons = "".join(f"\n  - {who.client}: {who.reason}, {who.detail}" for who in record.rejected)
-        raise RoundFailedError(f"round {record.round} has no accepted update{reasons or ': no client is connected'}")
+        nobody = "" if record.bytes_down else ": no client is connected"
+        raise RoundFailedError(f"{record.failure}{reasons or nobody}")
 
 
 class _Replies:
@@ -163,7 +169,7 @@ def _advance(settings: OwnerRunSettings, state: FederationState, updates: Iterat
     asked = settings.asked_training
     if asked is not None and asked.privacy.sends_scalars:
         return advance_by_scalars(state, updates, asked)
-    return advance(state, updates)
+    return advance(state, updates, settings.rule)
 
 
 def _instructions(settings: OwnerRunSettings, round_number: int, client: str, base_sha256: str) -> Instructions:

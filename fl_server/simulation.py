@@ -40,7 +40,7 @@ from scaleot_core.compression.importance_store import save_importance
 from scaleot_core.compression.plan import LayerPlan
 from scaleot_core.config import to_toml
 from scaleot_core.evaluation import Metrics, evaluate
-from scaleot_core.federation.averaging import Aggregation
+from scaleot_core.federation.rules import Aggregation
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.report import Report, ReportedModelPrivacy, Results, write_report
@@ -207,6 +207,8 @@ def _run_settings(run: RunFile, spec: AdapterSpec, sealed: SealedBundle) -> Owne
         optimizer=federation.optimizer,
         max_tokens=federation.max_tokens,
         aggregation=Aggregation(federation.aggregation),
+        trimmed_share=federation.trimmed_share,
+        assumed_attackers=federation.assumed_attackers,
         adapter=spec,
         bundle_digest=sealed.digest,
         privacy=asked.privacy if (asked := asked_training(run)) else None,

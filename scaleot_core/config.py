@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from scaleot_core.assets import is_asset
 from scaleot_core.config_faults import Document, Key, describe_faults, path_fault
 from scaleot_core.errors import RunFileError
-from scaleot_core.run_file import FFA_RULE, RunFile, Section, TaskSection, freezes_nothing
+from scaleot_core.run_file import RunFile, Section, TaskSection, aggregation_fault
 
 PATH_KEYS = {
     ("model", "source"): "directory",
@@ -162,11 +162,14 @@ def _validate(document: Document) -> tuple[RunFile | None, dict[Key, str]]:
         run = RunFile.model_validate(document)
     except ValidationError as error:
         faults = describe_faults(RunFile, error.errors())
-    # pydantic skips the rule that joins two sections where one of them has another fault: say it all the same.
-    sections = [document.get(name) for name in ("federation", "adapter")]
-    federation, adapter = [section if isinstance(section, dict) else {} for section in sections]
-    if freezes_nothing(federation.get("aggregation"), adapter.get("kind")):
-        faults.setdefault(("federation", "aggregation"), f'federation.aggregation: got "ffa", expected {FFA_RULE}')
+    # pydantic skips the rule that joins sections where one of them has another fault: say it all the same.
+    sections = [document.get(name) for name in ("federation", "adapter", "privacy")]
+    federation, adapter, privacy = [section if isinstance(section, dict) else {} for section in sections]
+    aggregation = federation.get("aggregation")
+    if fault := aggregation_fault(aggregation, adapter.get("kind"), privacy.get("mechanism")):
+        faults.setdefault(
+            ("federation", "aggregation"), f'federation.aggregation: got "{aggregation}", expected {fault}'
+        )
     for (section, key), kind in PATH_KEYS.items():
         table = document.get(section)
         if (

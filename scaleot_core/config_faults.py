@@ -43,9 +43,8 @@ def describe_faults(schema: type[BaseModel], errors: Sequence[ErrorDetails]) -> 
         if error["type"] == "extra_forbidden":
             faults[key] = _unknown(schema, key)
         elif error["type"] == "scaleot":
-            rest = (context["key"],) if "key" in context else ()
-            got = error["input"][rest[0]] if rest and isinstance(error["input"], dict) else error["input"]
-            faults[key + rest] = f"{'.'.join(key + rest)}: got {_shown(got)}, expected {error['msg']}"
+            key, got = _place(key, context.get("key"), error["input"])
+            faults[key] = f"{'.'.join(key)}: got {_shown(got)}, expected {error['msg']}"
         else:
             faults[key] = f"{'.'.join(key)}: got {_shown(error['input'])}, expected {_expected(schema, key, error)}"
     return faults
@@ -70,6 +69,13 @@ def path_fault(value: str, kind: str) -> str | None:
     )
     hint = f'; did you mean the asset "{near}"?' if near else f"; expected a {kind} or {_asset_names(kind)}"
     return f'no {kind} "{value}"{hint}'
+
+
+def _place(key: Key, named: str | None, given: Any) -> tuple[Key, Any]:
+    """Returns where a rule of our own sees its fault and what stands there: below ``key``, if it names that."""
+    for part in named.split(".") if named else ():
+        key, given = (*key, part), given.get(part)
+    return key, given
 
 
 def _assets_of(kind: str) -> list[str]:
@@ -102,7 +108,7 @@ def _expected(schema: type[BaseModel], key: Key, error: ErrorDetails) -> str:
     if get_origin(field.annotation) is Literal:
         values = [str(value) for value in get_args(field.annotation)]
         near = _nearest(str(error["input"]), values)
-        known = " or ".join(f'"{value}"' for value in values) + ", which is all this version has"
+        known = " or ".join(f'"{value}"' for value in values)
         return known + (f'; did you mean "{near}"?' if near else "")
     return _TYPES[field.annotation] + _range(field)
 

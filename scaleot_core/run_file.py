@@ -8,10 +8,11 @@ range and one sentence about it, which ``to_toml`` writes beside the value. A ke
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 BuilderName = Literal["scaleot", "uniform", "distilled", "importance_drop", "crash", "gradot"]
+AggregationName = Literal["fedavg", "ffa", "product", "median", "trimmed_mean", "multi_krum", "geometric_median"]
 
 
 class Section(BaseModel):
@@ -121,7 +122,15 @@ class FederationSection(Section):
     gradient_checkpointing: bool = Field(
         False, description="recomputes activations, of clients and reference: less memory, more time, the same result"
     )
-    aggregation: Literal["fedavg", "ffa"] = Field("fedavg", description="ffa freezes LoRA's A: its average is exact")
+    aggregation: AggregationName = Field(
+        "fedavg",
+        description="means: fedavg; ffa, which freezes LoRA's A, and product, of B A, are exact; "
+        "the others withstand hostile clients",
+    )
+    trimmed_share: float = Field(0.2, gt=0, lt=0.5, description="of trimmed_mean: clients left out at either end")
+    assumed_attackers: int = Field(
+        1, ge=1, validate_default=True, description="f of multi_krum, which needs 2 f + 3 clients in a round"
+    )
 
     # ``info`` is pydantic's ValidationInfo, a protocol that cannot be checked at run time.
     @field_validator("clients_per_round", mode="after")
@@ -131,6 +140,18 @@ class FederationSection(Section):
         if clients is not None and count > clients:
             raise PydanticCustomError("scaleot", "at most federation.clients, which is {clients}", {"clients": clients})
         return count
+
+    @field_validator("assumed_attackers", mode="after")
+    @classmethod
+    def _leaves_clients_enough(cls, attackers: int, info: Any) -> int:
+        clients = info.data.get("clients_per_round")
+        if info.data.get("aggregation") == "multi_krum" and clients is not None and clients < 2 * attackers + 3:
+            raise PydanticCustomError(
+                "scaleot",
+                "2 f + 3 clients in a round, at least {needed}; federation.clients_per_round is {clients}",
+                {"needed": 2 * attackers + 3, "clients": clients},
+            )
+        return attackers
 
 
 class PrivacySection(Section):
@@ -213,12 +234,14 @@ def _section(model: type[Section], purpose: str) -> Any:
     return Field(default_factory=build, description=purpose)
 
 
-FFA_RULE = 'adapter.kind = "lora" beside it: another adapter has no A to freeze'
-
-
-def freezes_nothing(aggregation: object, adapter_kind: object) -> bool:
-    """Tells whether ``ffa``, which freezes LoRA's A, is asked of an adapter that has none."""
-    return aggregation == "ffa" and adapter_kind in ("layers", "bottleneck")
+def aggregation_fault(aggregation: object, adapter_kind: object, mechanism: object) -> str | None:
+    """Says what a rule of aggregation expects beside it where another section stands against it, or nothing."""
+    if aggregation in ("ffa", "product") and adapter_kind in ("layers", "bottleneck"):
+        lacks = "A to freeze" if aggregation == "ffa" else "product B A"
+        return f'adapter.kind = "lora" beside it: another adapter has no {lacks}'
+    if aggregation in get_args(AggregationName)[2:] and mechanism in ("dpzero", "lmo-dp"):
+        return f'"fedavg" or "ffa" beside privacy.mechanism = "{mechanism}", whose scalars can only be averaged'
+    return None
 
 
 class RunFile(Section):
@@ -236,10 +259,9 @@ class RunFile(Section):
     model_privacy: ModelPrivacySection = _section(ModelPrivacySection, "what can be made of the emulator")
     compare: CompareSection = _section(CompareSection, "what scaleot compare sets side by side")
 
-    @field_validator("federation", mode="after")
-    @classmethod
-    def _fits_the_adapter(cls, federation: FederationSection, info: Any) -> FederationSection:
-        adapter = info.data.get("adapter")
-        if adapter is not None and freezes_nothing(federation.aggregation, adapter.kind):
-            raise PydanticCustomError("scaleot", "{rule}", {"rule": FFA_RULE, "key": "aggregation"})
-        return federation
+    @model_validator(mode="after")
+    def _aggregation_fits(self) -> "RunFile":
+        aggregation = self.federation.aggregation
+        if fault := aggregation_fault(aggregation, self.adapter.kind, self.privacy.mechanism):
+            raise PydanticCustomError("scaleot", "{fault}", {"fault": fault, "key": "federation.aggregation"})
+        return self

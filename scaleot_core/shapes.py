@@ -24,5 +24,8 @@ PartScores = Float[Tensor, " _parts"]
 PartIndices = Int[Tensor, " _chosen"]
 """Indices of singular components of a matrix, or of inner channels of a feed-forward part."""
 
+ClientWeights = Float[Tensor, " _clients"]
+"""What each client counts for in an aggregate."""
+
 TensorDict = dict[str, Tensor]
 """Tensors by name: the state of an adapter, of an emulator, of a set of harmonizers."""

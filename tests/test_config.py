@@ -103,6 +103,8 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         ("federation.rounds=true", "expected a whole number, at least 1"),
         ("importance.candidates=1", "at least 2"),
         ("privacy.delta=1", "expected a number between 0 and 1"),
+        ("federation.trimmed_share=0.5", "expected a number between 0 and 0.5"),
+        ("federation.assumed_attackers=0", "expected a whole number, at least 1"),
         ("model_privacy.strong_emulator_steps=-1", "expected a whole number, at least 0"),
         ("model_privacy.healing_steps=50", "expected a list of whole numbers"),
         ("model_privacy.healing_steps=[0, 1.5]", "expected a list of whole numbers"),
@@ -118,9 +120,11 @@ def test_a_value_out_of_range_or_of_another_type_is_refused(override: str, fault
     assert only.startswith(override.partition("=")[0]) and fault in only
 
 
-def test_a_feature_of_a_later_version_is_refused_and_what_exists_is_named() -> None:
-    [fault] = faults_of(None, "federation.aggregation=median")
-    assert '"fedavg" or "ffa", which is all this version has' in fault
+def test_another_word_than_those_known_is_refused_and_all_of_them_are_named() -> None:
+    [fault] = faults_of(None, "federation.aggregation=bulyan")
+    known = ("fedavg", "ffa", "product", "median", "trimmed_mean", "multi_krum", "geometric_median")
+    assert fault.startswith('federation.aggregation: got "bulyan", expected ')
+    assert all(f'"{name}"' in fault for name in known)
 
 
 @pytest.mark.parametrize(
@@ -153,13 +157,55 @@ def test_a_round_cannot_have_more_clients_than_there_are() -> None:
     assert fault.startswith("federation.clients_per_round: got 4, expected at most federation.clients, which is 3")
 
 
-def test_ffa_without_lora_is_refused_whether_or_not_the_section_has_another_fault() -> None:
-    rule = 'federation.aggregation: got "ffa", expected adapter.kind = "lora"'
-    assert any(fault.startswith(rule) for fault in faults_of(None, "federation.aggregation=ffa", "adapter.kind=layers"))
-    faults = faults_of(None, "federation.aggregation=ffa", "adapter.kind=bottleneck", "federation.rounds=0")
+@pytest.mark.parametrize(("aggregation", "lacks"), [("ffa", "no A to freeze"), ("product", "no product B A")])
+def test_a_rule_of_lora_alone_is_refused_whether_or_not_the_section_has_another_fault(
+    aggregation: str, lacks: str
+) -> None:
+    rule = f'federation.aggregation: got "{aggregation}", expected adapter.kind = "lora"'
+    asked = f"federation.aggregation={aggregation}"
+    [fault] = faults_of(None, asked, "adapter.kind=layers")
+    assert fault.startswith(rule) and lacks in fault
+    faults = faults_of(None, asked, "adapter.kind=bottleneck", "federation.rounds=0")
     assert [fault.startswith(rule) for fault in faults].count(True) == 1
-    with pytest.raises(ValueError, match="no A to freeze"):
-        RunFile(adapter=AdapterSection(kind="layers"), federation=FederationSection(aggregation="ffa"))
+    with pytest.raises(ValueError, match=lacks):
+        RunFile(adapter=AdapterSection(kind="layers"), federation=FederationSection(aggregation=aggregation))
+
+
+@pytest.mark.parametrize("mechanism", ["dpzero", "lmo-dp"])
+@pytest.mark.parametrize("aggregation", ["product", "median", "trimmed_mean", "multi_krum", "geometric_median"])
+def test_scalars_are_averaged_and_any_other_rule_is_refused_with_them(mechanism: str, aggregation: str) -> None:
+    asked = (f"federation.aggregation={aggregation}", f"privacy.mechanism={mechanism}", "federation.clients=9")
+    start = f'federation.aggregation: got "{aggregation}", expected "fedavg" or "ffa"'
+    [fault] = faults_of(None, *asked)
+    assert fault.startswith(start) and mechanism in fault
+    faults = faults_of(None, *asked, "privacy.delta=2", "federation.rounds=0")
+    assert [fault.startswith(start) for fault in faults].count(True) == 1
+
+
+@pytest.mark.parametrize("aggregation", ["fedavg", "ffa"])
+def test_a_mean_goes_with_scalars(aggregation: str) -> None:
+    run = read_run_file(None, [f"federation.aggregation={aggregation}", "privacy.mechanism=dpzero"])
+    assert run.federation.aggregation == aggregation
+
+
+@pytest.mark.parametrize("aggregation", ["product", "median", "trimmed_mean", "multi_krum", "geometric_median"])
+@pytest.mark.parametrize("mechanism", ["none", "dp-sgd", "update-gaussian"])
+def test_every_rule_goes_with_mechanisms_that_send_adapters(aggregation: str, mechanism: str) -> None:
+    asked = (f"federation.aggregation={aggregation}", f"privacy.mechanism={mechanism}", "federation.clients=5")
+    assert read_run_file(None, asked).federation.aggregation == aggregation
+
+
+def test_multi_krum_with_too_few_clients_in_a_round_is_refused_with_the_numbers() -> None:
+    [fault] = faults_of(
+        None, "federation.aggregation=multi_krum", "federation.clients=9", "federation.clients_per_round=4"
+    )
+    assert fault.startswith("federation.assumed_attackers: got 1, expected 2 f + 3 clients in a round, at least 5;")
+    assert fault.endswith("federation.clients_per_round is 4")
+    [fault] = faults_of(
+        None, "federation.aggregation=multi_krum", "federation.clients=8", "federation.assumed_attackers=3"
+    )
+    assert "got 3" in fault and "at least 9" in fault and "is 8" in fault
+    assert read_run_file(None, ["federation.assumed_attackers=3"]).federation.assumed_attackers == 3
 
 
 def test_a_relative_path_starts_at_the_run_file_and_one_of_set_at_the_current_directory(

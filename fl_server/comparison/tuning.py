@@ -11,8 +11,9 @@ from fl_server.workspace import organisation
 from scaleot_core.adapters.adapter import AdapterSpec, AttachedAdapter, attach_adapter
 from scaleot_core.compression.emulator import Emulator
 from scaleot_core.errors import RoundFailedError
-from scaleot_core.federation.averaging import FederatedMean
+from scaleot_core.federation.averaging import Aggregator, aggregator_for
 from scaleot_core.federation.cohort import select_cohort
+from scaleot_core.federation.rules import Aggregation, AggregationRule
 from scaleot_core.privacy.private_rounds import AskedTraining, mechanism_for_round, moved_by_mean, round_event
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import SecretSource
@@ -40,7 +41,7 @@ def tune_in_rounds(
     """Yields the averaged adapter after every round, with it in the emulator, which comes back as it was.
 
     Raises:
-        RoundFailedError: every client's training diverged in a round.
+        RoundFailedError: training diverged in a round at every client, or at so many that the rule has too few.
     """
     federation = run.federation
     seed = derive_seed(run.seed, "federation")
@@ -80,18 +81,19 @@ class _PlainRounds:
     def after(
         self, adapter: TensorDict, cohort: Sequence[str], number: int, stage: Stage
     ) -> tuple[TensorDict, float | None]:
-        """Returns the mean of the cohort's adapters, each tuned from ``adapter``, and of their losses."""
-        mean, accepted = FederatedMean(adapter), 0
+        """Returns the aggregate of the cohort's adapters, each tuned from ``adapter``, and the mean of their losses."""
+        aggregator, accepted = aggregator_for(_rule(self.run), adapter), 0
         for client in cohort:
             self.attached.load(adapter)
-            accepted += self._add_to(mean, client, number)
+            accepted += self._add_to(aggregator, client, number)
             stage.advance()
         if not accepted:
             raise RoundFailedError(f"training diverged at every client in round {number}")
-        return mean.read()
+        whole = aggregator.read()
+        return whole.adapter, whole.train_loss
 
-    def _add_to(self, mean: FederatedMean, client: str, number: int) -> bool:
-        """Tunes the adapter and adds it to the mean, unless training diverged."""
+    def _add_to(self, aggregator: Aggregator, client: str, number: int) -> bool:
+        """Tunes the adapter and hands it to the aggregator, unless training diverged."""
         asked = self.run.federation
         result = train_adapter(
             self.attached,
@@ -110,7 +112,7 @@ class _PlainRounds:
         state = self.attached.state()
         if has_diverged(result, state):
             return False
-        mean.add(state, num_examples=result.num_examples, train_loss=result.mean_loss)
+        aggregator.add(client, state, num_examples=result.num_examples, train_loss=result.mean_loss)
         return True
 
 
@@ -125,7 +127,7 @@ class _PrivateRounds:
     asked: AskedTraining
 
     def after(self, adapter: TensorDict, cohort: Sequence[str], number: int, stage: Stage) -> tuple[TensorDict, None]:
-        """Returns the mean of the cohort's releases, or the adapter moved by the mean of their scalars."""
+        """Returns the aggregate of the cohort's releases, or the adapter moved by the mean of their scalars."""
         released, weights = [], []
         for client in cohort:
             self.attached.load(adapter)
@@ -134,10 +136,10 @@ class _PrivateRounds:
             stage.advance()
         if self.asked.privacy.sends_scalars:
             return moved_by_mean(adapter, released, weights, self.asked, number), None
-        mean = FederatedMean(adapter)
-        for state, weight in zip(released, weights, strict=True):
-            mean.add(state, num_examples=weight, train_loss=None)
-        return mean.read()[0], None
+        aggregator = aggregator_for(_rule(self.run), adapter)
+        for client, state, weight in zip(cohort, released, weights, strict=True):
+            aggregator.add(client, state, num_examples=weight, train_loss=None)
+        return aggregator.read().adapter, None
 
     def _release(self, client: str, number: int) -> TensorDict:
         examples = self.clients[client]
@@ -151,6 +153,11 @@ class _PrivateRounds:
         way = mechanism.choose_way(self.attached, pad_token_id=self.pad_token_id)
         task = LocalTask(self.attached, examples, self.pad_token_id, way)
         return mechanism.release(task, secret=SecretSource(), charge=lambda _: None, reporter=SilentReporter()).tensors
+
+
+def _rule(run: RunFile) -> AggregationRule:
+    asked = run.federation
+    return AggregationRule(Aggregation(asked.aggregation), asked.trimmed_share, asked.assumed_attackers)
 
 
 def client_seed(run: RunFile, client: str, number: int) -> int:

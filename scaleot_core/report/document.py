@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scaleot_core.compression.plan import LayerRole
@@ -94,16 +94,25 @@ class ReportedRound:
     train_loss: float | None
     """The example-weighted mean over the clients; none if no update went in."""
     seconds: float
+    client_shares: Mapping[str, float] = field(default_factory=dict)
+    """What each client counts for in the adapter; empty where the rule of aggregation does not choose."""
+    residual_share: float | None = None
+    """Of the aggregation ``product`` alone: what the rank had no room for, of the mean's Frobenius norm."""
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return {
+        """Returns plain JSON values; the last two only where the rule of aggregation has them."""
+        document = {
             "round": self.round,
             "clients": list(self.clients),
             "rejected": [{"client": client, "reason": reason} for client, reason in self.rejected.items()],
             "train_loss": self.train_loss,
             "seconds": self.seconds,
         }
+        if self.client_shares:
+            document["client_shares"] = dict(self.client_shares)
+        if self.residual_share is not None:
+            document["residual_share"] = self.residual_share
+        return document
 
 
 @dataclass(frozen=True)

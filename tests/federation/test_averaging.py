@@ -1,16 +1,28 @@
 import itertools
+import random
 import tracemalloc
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec
-from scaleot_core.errors import InputError, RoundFailedError
-from scaleot_core.federation.averaging import Aggregation, FederationState, advance, check_aggregation
+from scaleot_core.errors import RoundFailedError
+from scaleot_core.federation.averaging import FederationState, HeldUpdates, advance, aggregator_for
+from scaleot_core.federation.product import product_mean
+from scaleot_core.federation.robust import geometric_median, median, multi_krum, trimmed_mean
+from scaleot_core.federation.rules import MEAN, Aggregation, AggregationRule
 from scaleot_core.federation.validation import AdapterUpdate
 from scaleot_core.shapes import TensorDict
 from tests.support.updates import random_state
+
+HOLDING = [
+    AggregationRule(Aggregation.MEDIAN),
+    AggregationRule(Aggregation.TRIMMED_MEAN, trimmed_share=0.2),
+    AggregationRule(Aggregation.MULTI_KRUM, assumed_attackers=1),
+    AggregationRule(Aggregation.GEOMETRIC_MEDIAN),
+    AggregationRule(Aggregation.PRODUCT),
+]
+BASE = random_state(0)
 
 
 def update(client: str, num_examples: int, state: TensorDict, loss: float = 1.0) -> AdapterUpdate:
@@ -79,19 +91,6 @@ def test_averaging_both_factors_is_not_averaging_the_product() -> None:
     assert float((mean["B"] @ mean["A"] - products).norm() / products.norm()) > 0.1
 
 
-@pytest.mark.parametrize(
-    ("aggregation", "freezes_down", "fits"),
-    [("fedavg", False, True), ("fedavg", True, False), ("ffa", True, True), ("ffa", False, False)],
-)
-def test_ffa_goes_with_a_frozen_down_projection_only(aggregation: str, freezes_down: bool, fits: bool) -> None:
-    spec = AdapterSpec(AdapterKind.LORA, (0,), 2, seed=0, freezes_down=freezes_down)
-    if fits:
-        check_aggregation(Aggregation(aggregation), spec)
-    else:
-        with pytest.raises(InputError, match="LoRA's A"):
-            check_aggregation(Aggregation(aggregation), spec)
-
-
 def test_memory_does_not_grow_with_the_number_of_updates() -> None:
     shapes = {"w": (256, 1024)}  # 1 MiB
 
@@ -127,3 +126,75 @@ def test_updates_are_taken_one_by_one() -> None:
 
     assert advance(FederationState(0, random_state(0)), updates()).clients == ("0", "1", "2", "3", "4")
     assert alive == [0, 1, 2, 3, 4]
+
+
+def test_every_rule_but_the_means_holds_its_updates() -> None:
+    assert {rule.aggregation for rule in HOLDING} == {one for one in Aggregation if not one.is_mean}
+    assert all(isinstance(aggregator_for(rule, BASE), HeldUpdates) for rule in HOLDING)
+    assert not isinstance(aggregator_for(MEAN, BASE), HeldUpdates)
+
+
+@pytest.mark.parametrize("rule", HOLDING, ids=lambda rule: rule.aggregation.value)
+def test_the_order_of_arrival_changes_no_bit(rule: AggregationRule) -> None:
+    updates = [update(f"clinic-{i}", i + 1, random_state(i + 1), loss=i / 7) for i in range(9)]
+    outcomes = []
+    for seed in range(6):
+        random.Random(seed).shuffle(updates)
+        outcomes.append(advance(FederationState(2, BASE), updates, rule))
+        assert outcomes[-1].clients == tuple(one.client for one in updates)
+    for other in outcomes[1:]:
+        assert all(torch.equal(other.state.adapter[name], tensor) for name, tensor in outcomes[0].state.adapter.items())
+        assert (other.train_loss, other.client_shares) == (outcomes[0].train_loss, outcomes[0].client_shares)
+        assert other.residual_share == outcomes[0].residual_share
+
+
+def test_a_round_is_what_its_rule_makes_of_the_clients_and_says_what_each_counts_for() -> None:
+    states = [random_state(i + 1) for i in range(7)]
+    updates = [update(f"c{i}", 10**i, state) for i, state in enumerate(states)]
+    krum, shares = multi_krum(states, BASE, 1)
+    point, weights = geometric_median(states, BASE)
+    product, residual_share = product_mean(states, [10**i for i in range(7)], BASE)
+    names = [f"c{i}" for i in range(7)]
+    expected = {
+        "median": (median(states), {}, None),
+        "trimmed_mean": (trimmed_mean(states, 0.2), {}, None),
+        "multi_krum": (krum, dict(zip(names, shares, strict=True)), None),
+        "geometric_median": (point, dict(zip(names, weights, strict=True)), None),
+        "product": (product, {}, residual_share),
+    }
+    for rule in HOLDING:
+        outcome = advance(FederationState(4, BASE), updates, rule)
+        adapter, client_shares, residual = expected[rule.aggregation]
+        assert list(outcome.state.adapter) == list(BASE) and outcome.state.rounds_done == 5
+        assert all(torch.equal(outcome.state.adapter[name], adapter[name]) for name in BASE)
+        assert all(tensor.dtype is torch.float32 for tensor in outcome.state.adapter.values())
+        assert (outcome.client_shares, outcome.residual_share) == (client_shares, residual)
+
+
+@pytest.mark.parametrize("rule", HOLDING[:4], ids=lambda rule: rule.aggregation.value)
+def test_a_claim_of_many_examples_buys_nothing_under_a_robust_rule_and_the_mean_itself(rule: AggregationRule) -> None:
+    states = [random_state(i + 1) for i in range(7)]
+    modest = [update(str(i), 1, state) for i, state in enumerate(states)]
+    claims = [*modest[:6], update("6", 10_000_000, states[6])]
+    before, after = (advance(FederationState(0, BASE), one, rule).state.adapter for one in (modest, claims))
+    assert all(torch.equal(before[name], after[name]) for name in BASE)
+    bought = advance(FederationState(0, BASE), claims).state.adapter
+    assert all(torch.allclose(bought[name], states[6][name], atol=1e-4) for name in BASE)
+
+
+def test_too_few_updates_for_multi_krum_fail_the_round_with_the_numbers() -> None:
+    updates = [update(str(i), 1, random_state(i)) for i in range(4)]
+    with pytest.raises(RoundFailedError, match=r"round 5: multi_krum .* at least 5 updates .* got 4"):
+        advance(FederationState(4, BASE), updates, AggregationRule(Aggregation.MULTI_KRUM, assumed_attackers=1))
+
+
+@pytest.mark.parametrize("rule", HOLDING, ids=lambda rule: rule.aggregation.value)
+def test_no_update_fails_the_round_under_every_rule(rule: AggregationRule) -> None:
+    with pytest.raises(RoundFailedError, match="round 1 has no accepted update"):
+        advance(FederationState(0, BASE), [], rule)
+
+
+@pytest.mark.parametrize("rule", HOLDING, ids=lambda rule: rule.aggregation.value)
+def test_one_missing_loss_leaves_no_mean_of_losses(rule: AggregationRule) -> None:
+    updates = [AdapterUpdate(str(i), 1, None if i == 3 else 1.0, random_state(i)) for i in range(6)]
+    assert advance(FederationState(0, BASE), updates, rule).train_loss is None

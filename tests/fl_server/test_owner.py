@@ -25,6 +25,7 @@ from fl_server.owner import (
 )
 from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec
 from scaleot_core.errors import InputError, OutputError, RunFileError
+from tests.support.private_updates import privacy_request
 from tests.support.updates import random_state
 
 
@@ -144,3 +145,23 @@ def test_an_unwritable_directory_is_an_output_error(tmp_path: Path) -> None:
         write_run(tmp_path / "missing", settings(), random_state(0))
     write_atomically(tmp_path / "mode", b"")
     assert stat.S_ISREG((tmp_path / "mode").stat().st_mode)
+
+
+@pytest.mark.parametrize("aggregation", ["product", "median", "trimmed_mean", "multi_krum", "geometric_median"])
+@pytest.mark.parametrize("mechanism", ["dpzero", "lmo-dp"])
+def test_settings_that_average_scalars_by_another_rule_than_the_mean_are_refused(
+    tmp_path: Path, mechanism: str, aggregation: str
+) -> None:
+    written = json.loads(settings(privacy=privacy_request(mechanism, rounds=3)).model_dump_json())
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps({**written, "aggregation": aggregation}))
+    with pytest.raises(RunFileError, match=f"aggregation is {aggregation}, but the scalars of {mechanism}"):
+        read_settings(tmp_path)
+    for mean in ("fedavg", "ffa"):
+        (tmp_path / SETTINGS_FILE).write_text(json.dumps({**written, "aggregation": mean}))
+        assert read_settings(tmp_path).aggregation == mean
+
+
+def test_settings_written_before_rules_had_numbers_are_read() -> None:
+    written = json.loads(settings().model_dump_json())
+    del written["trimmed_share"], written["assumed_attackers"]
+    assert OwnerRunSettings.model_validate_json(json.dumps(written)) == settings()

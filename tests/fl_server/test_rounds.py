@@ -123,6 +123,69 @@ def test_a_silent_client_costs_one_deadline_and_is_left_alone_until_it_answers(t
     assert third.seconds < 1.0
 
 
+@pytest.mark.parametrize(
+    ("aggregation", "changes", "step"),
+    [
+        ("median", {}, 3.0),
+        ("trimmed_mean", {"trimmed_share": 0.2}, 3.0),
+        ("multi_krum", {"assumed_attackers": 1}, 2.5),
+        ("geometric_median", {}, 3.0),
+    ],
+)
+def test_a_round_follows_its_rule_and_records_what_each_client_counts_for(
+    tmp_path: Path, aggregation: str, changes: dict[str, float], step: float
+) -> None:
+    stage = set_stage(tmp_path, clients=5, aggregation=aggregation, **changes)
+    adapter = conduct(stage)  # clients step by 1 to 5: all on one line, the two nearest of the ends' are further away
+    for name, base in stage.initial_adapter.items():
+        assert torch.allclose(adapter[name], base + step, atol=1e-3)
+    (record,) = read_rounds(tmp_path)
+    holds_shares = aggregation in ("multi_krum", "geometric_median")
+    assert sum(record.client_shares.values()) == pytest.approx(1 if holds_shares else 0)
+    assert set(record.client_shares) == (set(record.clients) if holds_shares else set())
+
+
+def test_a_round_of_products_records_what_the_rank_had_no_room_for(tmp_path: Path) -> None:
+    stage = set_stage(tmp_path, clients=5, aggregation="product")
+    adapter = conduct(stage)
+    (record,) = read_rounds(tmp_path)
+    base = stage.initial_adapter
+    down, up = base["1.q_proj.lora_A"], base["1.q_proj.lora_B"]
+    products = ((up + step) @ (down + step) * (10 * step / 150) for step in range(1, 6))
+    dense = sum(products, torch.zeros(8, 8))
+    reached = adapter["1.q_proj.lora_B"] @ adapter["1.q_proj.lora_A"]
+    missed = float((reached - dense).norm() / dense.norm())
+    assert record.residual_share == pytest.approx(missed, rel=1e-3) and 0 < missed < 0.1
+
+
+def test_fewer_updates_than_multi_krum_needs_fail_the_round_with_the_numbers_and_save_what_was_reached(
+    tmp_path: Path,
+) -> None:
+    stage = set_stage(tmp_path, clients=5, faults={2: _errs}, aggregation="multi_krum", assumed_attackers=1)
+    with pytest.raises(RoundFailedError, match=r"round 1: multi_krum .* got 4[\s\S]*clinic-2: E_CLIENT"):
+        conduct(stage)
+    (record,) = read_rounds(tmp_path)
+    assert record.clients == () and record.failure is not None and "got 4" in record.failure
+    reached = read_adapter(tmp_path / ADAPTER_FILE)
+    assert all(torch.equal(reached[name], tensor) for name, tensor in stage.initial_adapter.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"aggregation": "multi_krum", "assumed_attackers": 1}, r"at least 5 clients .* got 3"),
+        ({"aggregation": "multi_krum"}, "assumed_attackers of at least 1"),
+        ({"aggregation": "trimmed_mean"}, "trimmed_share above 0"),
+    ],
+)
+def test_a_rule_without_its_number_or_its_clients_is_refused_before_any_round(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        conduct(set_stage(tmp_path, **changes))
+    assert not (tmp_path / ROUNDS_FILE).exists()
+
+
 def test_ffa_without_a_frozen_down_projection_is_refused_before_any_round(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="LoRA's A"):
         conduct(set_stage(tmp_path, aggregation="ffa"))

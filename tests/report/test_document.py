@@ -49,6 +49,14 @@ def test_a_figure_that_a_task_does_not_have_is_left_out_and_a_reference_not_run_
     assert document["results"]["full_fine_tuning"] is None
 
 
+def test_a_round_says_what_its_rule_of_aggregation_made_of_it_and_nothing_where_it_has_nothing_to_say() -> None:
+    [first, *_] = example_report().federation.rounds
+    robust = replace(first, client_shares={"clinic-1": 1.0, "clinic-2": 0.0}).to_json()
+    assert robust["client_shares"] == {"clinic-1": 1.0, "clinic-2": 0.0} and "residual_share" not in robust
+    assert replace(first, residual_share=0.0).to_json()["residual_share"] == 0.0
+    assert not {"client_shares", "residual_share"} & first.to_json().keys()
+
+
 def test_a_number_that_is_not_finite_is_null_and_the_text_stays_json() -> None:
     report = example_report()
     rounds = (replace(report.federation.rounds[0], train_loss=math.nan),)

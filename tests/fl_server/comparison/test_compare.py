@@ -64,6 +64,42 @@ def test_a_point_is_what_the_whole_federation_gives(task: Path, tmp_path: Path) 
     assert point["emulator"]["verbatim_share"] == report["emulator"]["verbatim_share"]
 
 
+@pytest.fixture(scope="module")
+def points_by_rule(task: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    directory = tmp_path_factory.mktemp("rules")
+    (directory / "grid.toml").write_text(
+        '[compare]\nbuilders = ["uniform"]\nseeds = [0]\n[compare.vary]\n"federation.aggregation" = '
+        '["fedavg", "product", "median", "trimmed_mean", "multi_krum", "geometric_median"]\n'
+    )
+    run = tiny_run(task, "federation.clients=5", "evaluation.full_fine_tuning=false", file=directory / "grid.toml")
+    points = compare(run, directory / "out", SilentReporter())
+    return {point["labels"]["federation.aggregation"]: point for point in points}
+
+
+@pytest.mark.parametrize(
+    "aggregation",
+    [
+        "product",
+        "geometric_median",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("median", "trimmed_mean", "multi_krum")),
+    ],
+)
+def test_a_point_under_any_rule_is_what_the_whole_federation_gives(
+    task: Path, tmp_path: Path, points_by_rule: dict[str, dict[str, Any]], aggregation: str
+) -> None:
+    asked = ("federation.clients=5", f"federation.aggregation={aggregation}", "evaluation.full_fine_tuning=false")
+    report = simulate(tiny_run(task, *asked, "emulator.builder=uniform"), tmp_path, SilentReporter()).to_json()
+    shares = {"geometric_median": "client_shares", "multi_krum": "client_shares", "product": "residual_share"}
+    assert all((shares.get(aggregation) in one) is (aggregation in shares) for one in report["federation"]["rounds"])
+    point = points_by_rule[aggregation]
+    assert point["results"]["plug_in"] == report["results"]["plug_in"]
+    assert point["results"]["emulator_tuned"] == report["results"]["emulator_tuned"]
+    assert [one["train_loss"] for one in point["rounds"]] == [
+        one["train_loss"] for one in report["federation"]["rounds"]
+    ]
+    assert point["results"]["plug_in"] != points_by_rule["fedavg"]["results"]["plug_in"], "it is another rule"
+
+
 def test_a_killed_comparison_goes_on_where_it_was_and_gives_the_same(task: Path, tmp_path: Path) -> None:
     """SIGKILL at random points of time, again and again, until one comes through."""
     (tmp_path / "grid.toml").write_text(GRID)
