@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 
-from scaleot_core.bundle.canonical import Document, Instant, Json, Sha256, canonical_json
+from scaleot_core.bundle.canonical import Document, Instant, Sha256, canonical_json
 from scaleot_core.errors import LedgerError
 from scaleot_core.privacy.data_set import MAX_INTEGER, DataSet
 from scaleot_core.privacy.events import PrivacyEvent
@@ -26,14 +26,7 @@ RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Wording = Annotated[str, Field(min_length=1, max_length=500)]
 
 
-def _read_event(value: Json) -> PrivacyEvent:
-    event = PrivacyEvent.from_json(value)
-    if event.count > MAX_INTEGER:
-        raise ValueError(f"count: expected at most {MAX_INTEGER}, got {event.count}")
-    return event
-
-
-LoggedEvent = Annotated[PrivacyEvent, PlainValidator(_read_event), PlainSerializer(PrivacyEvent.to_json)]
+LoggedEvent = Annotated[PrivacyEvent, PlainValidator(PrivacyEvent.from_json), PlainSerializer(PrivacyEvent.to_json)]
 
 
 class LedgerTerms(Document):

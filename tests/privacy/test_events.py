@@ -44,6 +44,7 @@ def test_an_event_cannot_be_changed_and_is_hashable() -> None:
         ("gaussian", {"noise_multiplier": 1.0}, 0.0, 1, "sample_rate"),
         ("gaussian", {"noise_multiplier": 1.0}, 1.5, 1, "sample_rate"),
         ("gaussian", {"noise_multiplier": 1.0}, 1.0, 0, "count"),
+        ("gaussian", {"noise_multiplier": 1.0}, 1.0, 2**53, "count"),
         ("laplace", {"scale": 1.0, "dimension": 1.5}, 1.0, 1, "dimension"),
     ],
 )
