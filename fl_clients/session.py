@@ -35,7 +35,7 @@ from scaleot_core.federation.messages import (
 from scaleot_core.federation.validation import AdapterSchema, decode_tensors, encode_tensors
 from scaleot_core.progress import SilentReporter
 from scaleot_core.seeds import derive_seed
-from scaleot_core.training.data import EncodedExample, encode_for_training, read_records
+from scaleot_core.training.data import EncodedExample, encode_first_examples, encode_for_training, read_records
 from scaleot_core.training.local import LocalTraining, has_diverged, train_adapter
 
 
@@ -136,7 +136,8 @@ def _tune(
     """Tunes the global adapter in the emulator, and leaves the emulator as it was."""
     asked = permitted.instructions
     records = read_records(own.data)
-    examples = encode_for_training(records, emulator.tokenizer, max_tokens=asked.max_tokens)
+    encode = encode_for_training if own.privacy is None else encode_first_examples
+    examples = encode(records, emulator.tokenizer, max_tokens=asked.max_tokens)
     attached = attach_adapter(emulator.model, emulator.layout, asked.adapter)
     try:
         attached.load(decode_tensors(base, AdapterSchema.of(attached.state())))

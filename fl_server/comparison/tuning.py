@@ -21,7 +21,7 @@ from scaleot_core.progress import Reporter, SilentReporter, Stage
 from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
 from scaleot_core.shapes import TensorDict
-from scaleot_core.training.data import EncodedExample, Record, encode_for_training
+from scaleot_core.training.data import EncodedExample, Record, encode_first_examples, encode_for_training
 from scaleot_core.training.local import LocalTraining, has_diverged, train_adapter
 
 
@@ -46,11 +46,12 @@ def tune_in_rounds(
     federation = run.federation
     seed = derive_seed(run.seed, "federation")
     attached = attach_adapter(emulator.model, emulator.layout, spec)
+    asked, pad_token_id = asked_training(run), emulator.tokenizer.pad_token_id
+    encode = encode_for_training if asked is None else encode_first_examples
     clients = {
-        organisation(number): encode_for_training(records, emulator.tokenizer, max_tokens=federation.max_tokens)
+        organisation(number): encode(records, emulator.tokenizer, max_tokens=federation.max_tokens)
         for number, records in enumerate(partitions)
     }
-    asked, pad_token_id = asked_training(run), emulator.tokenizer.pad_token_id
     rounds = (
         _PlainRounds(attached, clients, pad_token_id, run)
         if asked is None

@@ -8,6 +8,7 @@ from scaleot_core.training.encoding import (
     Batch,
     EncodedExample,
     collate,
+    encode_first_examples,
     encode_for_training,
     text_blocks,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Record",
     "TextRecord",
     "collate",
+    "encode_first_examples",
     "encode_for_training",
     "partition_records",
     "read_records",

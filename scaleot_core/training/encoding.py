@@ -4,7 +4,7 @@ A context and what follows it are tokenised together and cut where the context's
 lm-evaluation-harness does, so that training and evaluation see the same tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -80,7 +80,29 @@ def encode_for_training(
     pairs = chain.from_iterable(_training_pairs(record, tokenizer) for record in records)
     examples = (
         *encode_pairs(tuple(pairs), tokenizer, max_tokens=max_tokens),
-        *_encode_texts(texts, tokenizer, max_tokens=max_tokens),
+        *chain.from_iterable(_encode_texts(texts, tokenizer, max_tokens=max_tokens)),
+    )
+    if not examples:
+        raise DataError("the records hold no text to train on: expected at least two tokens in one of them")
+    return examples
+
+
+def encode_first_examples(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, *, max_tokens: int
+) -> tuple[EncodedExample, ...]:
+    """Returns the first example of each record that ``encode_for_training`` would make, and no other.
+
+    One record more or less is then one example more or less, which is what a privacy mechanism's unit promises: of a
+    long text its beginning is used, of a chat its first answer.
+
+    Raises:
+        DataError: as ``encode_for_training``.
+    """
+    texts = [record.text for record in records if isinstance(record, TextRecord)]
+    pairs = [pair for record in records for pair in _training_pairs(record, tokenizer)[:1]]
+    examples = (
+        *encode_pairs(pairs, tokenizer, max_tokens=max_tokens),
+        *(blocks[0] for blocks in _encode_texts(texts, tokenizer, max_tokens=max_tokens) if blocks),
     )
     if not examples:
         raise DataError("the records hold no text to train on: expected at least two tokens in one of them")
@@ -211,15 +233,14 @@ def _training_pairs(record: Record, tokenizer: PreTrainedTokenizerFast) -> tuple
 
 def _encode_texts(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, *, max_tokens: int
-) -> tuple[EncodedExample, ...]:
+) -> Iterator[list[EncodedExample]]:
+    """Yields the examples of each text that is not empty."""
     opening = opening_tokens(tokenizer)
     filled = [text for text in texts if text]
-    examples = []
     for token_ids in _tokenize(_ended(filled, tokenizer), tokenizer):
         whole = opening + token_ids
-        for begin in range(0, len(whole) - 1, max_tokens - 1):
-            examples.append(EncodedExample(whole[begin : begin + max_tokens], 1))
-    return tuple(examples)
+        begins = range(0, len(whole) - 1, max_tokens - 1)
+        yield [EncodedExample(whole[begin : begin + max_tokens], 1) for begin in begins]
 
 
 def _ended(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> list[str]:

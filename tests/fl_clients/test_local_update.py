@@ -179,3 +179,9 @@ def test_other_records_need_another_ledger(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="another data set") as refused:
         part(federation, round=2)
     assert refused.value.exit_code == 3
+
+
+def test_a_long_record_counts_as_one(tmp_path: Path) -> None:
+    """At four tokens an example every sentence of the clinic would give several."""
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    assert statement_of(part(federation, max_tokens=4)).num_examples == 8

@@ -18,6 +18,7 @@ from scaleot_core.training.data import (
     Message,
     TextRecord,
     collate,
+    encode_first_examples,
     encode_for_training,
     text_blocks,
 )
@@ -261,3 +262,25 @@ def test_blocks_of_anything_but_text_are_refused() -> None:
         text_blocks([TextRecord("the film"), CHOICE], TOKENIZER, block_tokens=8)
     with pytest.raises(DataError, match="expected at least 2"):
         text_blocks([TextRecord("")], TOKENIZER, block_tokens=8)
+
+
+LONG = TextRecord("the film is good and the story is true. " * 8)
+
+
+@pytest.mark.parametrize("record", [CHOICE, CHAT, LONG, CompletionRecord("the film", "is good"), TextRecord("no")])
+def test_the_first_example_of_a_record_is_one_of_those_that_training_makes_of_it(record: object) -> None:
+    every = encode_for_training([record], TOKENIZER, max_tokens=16)  # type: ignore[list-item]
+    assert encode_first_examples([record], TOKENIZER, max_tokens=16) == every[:1]  # type: ignore[list-item]
+
+
+def test_one_record_more_is_one_example_more_whatever_its_length() -> None:
+    records = [CHOICE, TextRecord("the film"), CHAT]
+    before = encode_first_examples(records, TOKENIZER, max_tokens=16)
+    after = encode_first_examples([*records, LONG], TOKENIZER, max_tokens=16)
+    assert len(before) == 3 and len(after) == 4 and set(before) < set(after)
+    assert len(encode_for_training([LONG], TOKENIZER, max_tokens=16)) > 1
+
+
+def test_records_without_text_have_no_first_example() -> None:
+    with pytest.raises(DataError, match="no text to train on"):
+        encode_first_examples([TextRecord("")], TOKENIZER, max_tokens=16)
