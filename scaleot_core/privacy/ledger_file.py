@@ -51,6 +51,8 @@ def create_ledger(
         opened = Opened(ledger=secrets.token_hex(16), terms=terms, budget_epsilon=budget_epsilon, time=now)
     except ValidationError as error:
         raise InputError(f"a ledger's budget: expected an epsilon above 0, got {budget_epsilon}") from error
+    if mirror is not None and not mirror.is_dir():
+        raise OutputError(f"the ledger's mirror {mirror} is no directory: make it first, on another disk if you can")
     mirrored = mirrored_head(mirror, terms)
     for path in mirrored:
         if os.path.lexists(path):
