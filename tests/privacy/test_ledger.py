@@ -236,7 +236,7 @@ def test_a_second_ledger_of_a_data_set_is_refused_where_the_mirror_knows_the_fir
 
 
 def test_a_mirror_that_is_not_there_is_named_before_a_ledger_is_made(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="mirror .*nowhere is no directory"):
+    with pytest.raises(OutputError, match=r"mirror .*nowhere is no directory"):
         create_ledger(tmp_path / "new", TERMS, budget_epsilon=8.0, now=NOW, mirror=tmp_path / "nowhere")
     assert not (tmp_path / "new").exists()
 
