@@ -41,7 +41,7 @@ def read_blocks(full: LanguageModel, blocks: TokenBlocks, *, batch_size: int, re
     batches = torch.split(blocks, batch_size)
     with torch.inference_mode(), reporter.stage(stage, steps=len(batches)) as progress:
         for batch in batches:
-            full.model(input_ids=batch.to(full.model.device), use_cache=False, logits_to_keep=no_logits(batch))
+            full.model(input_ids=batch.to(full.model.device), use_cache=False, logits_to_keep=no_logits())
             progress.advance()
 
 

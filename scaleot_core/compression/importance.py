@@ -208,7 +208,7 @@ class SwappableLayers:
         model, last = self._full.model, self._layout.num_layers - 1
         self._place(frozenset())
         with torch.no_grad(), layer_outputs(model, self._layout, [last]) as full_states:
-            model(input_ids=token_ids.to(model.device), use_cache=False, logits_to_keep=no_logits(token_ids))
+            model(input_ids=token_ids.to(model.device), use_cache=False, logits_to_keep=no_logits())
         self._place(replaced)
         with layer_outputs(model, self._layout, [last]) as states:
             loss = next_token_loss(model, token_ids)

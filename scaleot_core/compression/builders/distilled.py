@@ -123,7 +123,7 @@ def _read_by_both(full: LanguageModel, emulator: Emulator, batch: TokenIds) -> T
     """Returns the emulator's language loss; the hooks on both models take their hidden states on the way."""
     token_ids = batch.to(full.model.device)
     with torch.no_grad():
-        full.model(input_ids=token_ids, use_cache=False, logits_to_keep=no_logits(token_ids))
+        full.model(input_ids=token_ids, use_cache=False, logits_to_keep=no_logits())
     in_bfloat16 = full.model.dtype is torch.bfloat16
     with torch.autocast(token_ids.device.type, torch.bfloat16, enabled=in_bfloat16):
         return next_token_loss(emulator.model, token_ids)
