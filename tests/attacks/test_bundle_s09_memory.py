@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 MEASURE = """
-import datetime, json, pathlib, resource, sys
+import datetime, json, pathlib, sys
+from fl_server.memory import peak_memory_bytes
 from scaleot_core.bundle import (
     generate_identity, generate_owner_key, issue_grant, open_bundle, read_bundle, seal_bundle, verify_bundle)
 
 def peak_mib():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory_bytes() / 1024**2
 
 directory, size = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 source = directory / "source"

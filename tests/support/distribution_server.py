@@ -5,7 +5,6 @@ Usage: python -m tests.support.distribution_server ADDRESS CERTIFICATE PRIVATE_K
 Prints its port, serves every organisation until standard input ends, and prints its peak memory in MiB.
 """
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,15 +13,15 @@ from pathlib import Path
 
 from fl_server.bundle_index import index_bundles
 from fl_server.distribution import serve_bundles
+from fl_server.memory import peak_memory_bytes
 from scaleot_core.bundle.tls_files import TlsFiles
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def peak_mib() -> float:
-    """Returns the peak of this process; ``getrusage`` would begin with that of the process which started it."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+    """Returns the peak of this process."""
+    return peak_memory_bytes() / 1024**2
 
 
 def main() -> None:
