@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from scaleot_core.bundle import seal_bundle
 from scaleot_core.bundle.canonical import Json, canonical_json
 from scaleot_core.bundle.distribution import SERVICE
 from scaleot_core.bundle.manifest import BLOCK_BYTES, MANIFEST_FILE, OBJECTS_DIRECTORY
-from scaleot_core.bundle.tls_files import TlsFiles, read_tls_files
+from scaleot_core.bundle.tls_files import TlsFiles
 from scaleot_core.errors import InputError, VerificationError
 from tests.support.bundles import CLINIC, END, write_files
 from tests.support.certificates import Authority
@@ -384,26 +383,3 @@ def test_a_port_that_is_taken_is_named(two: Parties) -> None:
         port = stack.enter_context(serve_bundles(index, "127.0.0.1:0", tls=two.server, is_allowed=lambda _: True))
         with pytest.raises(InputError, match=f"127.0.0.1:{port} cannot be listened on"):
             stack.enter_context(serve_bundles(index, f"127.0.0.1:{port}", tls=two.server, is_allowed=lambda _: True))
-
-
-def test_each_fault_of_the_pem_files_is_named(two: Parties, tmp_path: Path) -> None:
-    now = datetime.now(UTC)
-    good = two.clinic
-    other_key, expired = two.authority.issue("other").private_key, two.authority.issue(CLINIC, days=-1)
-    no_pem, open_key = tmp_path / "no.pem", tmp_path / "open.key"
-    no_pem.write_bytes(b"text")
-    no_pem.chmod(0o600)
-    open_key.write_bytes(good.private_key.read_bytes())
-    open_key.chmod(0o644)
-    for files, fault in (
-        (TlsFiles(tmp_path / "none", good.private_key, good.authority), "none cannot be read: No such file"),
-        (TlsFiles(no_pem, good.private_key, good.authority), "no.pem: expected certificates in PEM"),
-        (TlsFiles(good.certificate, good.private_key, no_pem), "no.pem: expected certificates in PEM"),
-        (TlsFiles(good.certificate, no_pem, good.authority), "no.pem: expected an unencrypted private key"),
-        (TlsFiles(good.certificate, open_key, good.authority), "has mode 0644, expected 0600"),
-        (TlsFiles(good.certificate, other_key, good.authority), "is not the private key of"),
-        (expired, "is valid from .* have a new one issued"),
-    ):
-        with pytest.raises(InputError, match=fault):
-            read_tls_files(files, now=now)
-    assert "PRIVATE" not in repr(read_tls_files(good, now=now))
