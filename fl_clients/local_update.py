@@ -13,7 +13,6 @@ from scaleot_core.federation.validation import encode_tensors
 from scaleot_core.privacy.accountant import epsilon_of
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.ledger import Ledger, Reservation, open_ledger
-from scaleot_core.privacy.ledger_lines import Reserved
 from scaleot_core.privacy.mechanism import Mechanism
 from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, mechanism_for_round, round_event
 from scaleot_core.privacy.release import LocalTask
@@ -120,9 +119,7 @@ def _charged_event(ledger: Ledger, instructions: Instructions) -> PrivacyEvent:
         InstructionsRefusedError: it was released for another request, on another adapter for example.
     """
     key = (instructions.run, instructions.round)
-    *_, reserved = (
-        entry for entry in ledger.chain.entries if isinstance(entry, Reserved) and (entry.run, entry.round) == key
-    )
+    *_, reserved = (entry for entry in ledger.chain.reserved if (entry.run, entry.round) == key)
     if reserved.statement != _statement(instructions):
         raise InstructionsRefusedError(
             "privacy.released", expected="a round that was not released, or the same request", got="another request"
@@ -137,8 +134,7 @@ def _statement(instructions: Instructions) -> str:
 
 def _spent_elsewhere(ledger: Ledger, run: str) -> tuple[PrivacyEvent, ...]:
     """Returns what other runs were charged: the same in every round of a run, as long as none runs beside it."""
-    reserved = (entry for entry in ledger.chain.entries if isinstance(entry, Reserved))
-    return tuple(event for entry in reserved if entry.run != run for event in entry.events)
+    return tuple(event for reserved in ledger.chain.reserved if reserved.run != run for event in reserved.events)
 
 
 def _asked_training(instructions: Instructions) -> AskedTraining:

@@ -15,7 +15,7 @@ from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.ledger import check_terms
 from scaleot_core.privacy.ledger_file import create_ledger, read_chain
 from scaleot_core.privacy.ledger_head import check_head, mirrored_head, read_head
-from scaleot_core.privacy.ledger_lines import LedgerChain, LedgerTerms, Reserved
+from scaleot_core.privacy.ledger_lines import LedgerChain, LedgerTerms
 from scaleot_core.privacy.ledger_summary import LedgerSummary, summarise
 from scaleot_core.privacy.private_rounds import unit_of
 from scaleot_core.training.data import Record, read_records
@@ -86,5 +86,4 @@ def summarise_own_ledger(own: DataOwnerFile) -> LedgerSummary:
 
 
 def _last_round(chain: LedgerChain) -> Sequence[PrivacyEvent]:
-    reserved = (entry for entry in reversed(chain.entries) if isinstance(entry, Reserved))
-    return next((entry.events for entry in reserved), ())
+    return chain.reserved[-1].events if chain.reserved else ()

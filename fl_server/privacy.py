@@ -9,7 +9,7 @@ from fl_server.workspace import organisation
 from scaleot_core.federation.messages import PrivacyRequest, PrivateRelease
 from scaleot_core.privacy.accountant import Accountant
 from scaleot_core.privacy.events import PrivacyEvent
-from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, round_event, unit_of
+from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, named_event, round_event, unit_of
 from scaleot_core.progress import Reporter
 from scaleot_core.report import ReportedPrivacy
 from scaleot_core.run_file import RunFile
@@ -113,7 +113,7 @@ def reported_privacy(run: RunFile, rounds: Iterable[RoundRecord]) -> ReportedPri
 
 
 def _client(client: str, said: Sequence[PrivateRelease], delta: float, mechanism: str) -> Mapping[str, Any]:
-    events = [PrivacyEvent(one.noise, one.parameters, one.sample_rate, one.count) for one in said]
+    events = [named_event(one) for one in said]
     unit, neighbouring = unit_of(mechanism)
     statement = replace(Accountant().statement(events, delta), unit=unit, neighbouring=neighbouring)
     return {

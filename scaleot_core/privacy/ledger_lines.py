@@ -137,9 +137,14 @@ class LedgerChain:
         return next(budgets).budget_epsilon
 
     @property
+    def reserved(self) -> tuple[Reserved, ...]:
+        """Every round that was charged, in order, whether its noise was drawn or not."""
+        return tuple(entry for entry in self.entries if isinstance(entry, Reserved))
+
+    @property
     def events(self) -> tuple[PrivacyEvent, ...]:
-        """Every event that was charged, in order, whether its noise was drawn or not."""
-        return tuple(event for entry in self.entries if isinstance(entry, Reserved) for event in entry.events)
+        """Every event that was charged, in order."""
+        return tuple(event for reserved in self.reserved for event in reserved.events)
 
     def reservation_of(self, key: RoundKey) -> int | None:
         """Returns the number of the line that last reserved a round."""

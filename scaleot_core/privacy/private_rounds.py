@@ -172,6 +172,11 @@ def expected_scalars(asked: AskedTraining, round_number: int, adapter_size: int)
     return ExpectedScalars(asked.local_steps, asked.privacy.num_directions, unit_norm)
 
 
+def named_event(release: PrivateRelease) -> PrivacyEvent:
+    """Returns the event that a client names; raises ``InputError`` where there is none of that kind."""
+    return PrivacyEvent(release.noise, release.parameters, release.sample_rate, release.count)
+
+
 def promised_event(asked: AskedTraining, client: str, release: PrivateRelease) -> PrivacyEvent:
     """Returns what an update's noise costs by the client's own words, if they fit what was asked.
 
@@ -186,7 +191,7 @@ def promised_event(asked: AskedTraining, client: str, release: PrivateRelease) -
         got = f"{release.count} under {release.noise}"
         raise UpdateRejectedError(Reason.PRIVACY, client=client, expected=expected, got=got)
     try:
-        return PrivacyEvent(release.noise, release.parameters, release.sample_rate, release.count)
+        return named_event(release)
     except InputError as error:
         raise UpdateRejectedError(
             Reason.PRIVACY, client=client, expected="the parameters of a noise", got=str(error)

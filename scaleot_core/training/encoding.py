@@ -82,9 +82,7 @@ def encode_for_training(
         *encode_pairs(tuple(pairs), tokenizer, max_tokens=max_tokens),
         *chain.from_iterable(_encode_texts(texts, tokenizer, max_tokens=max_tokens)),
     )
-    if not examples:
-        raise DataError("the records hold no text to train on: expected at least two tokens in one of them")
-    return examples
+    return _some(examples)
 
 
 def encode_first_examples(
@@ -104,6 +102,10 @@ def encode_first_examples(
         *encode_pairs(pairs, tokenizer, max_tokens=max_tokens),
         *(blocks[0] for blocks in _encode_texts(texts, tokenizer, max_tokens=max_tokens) if blocks),
     )
+    return _some(examples)
+
+
+def _some(examples: tuple[EncodedExample, ...]) -> tuple[EncodedExample, ...]:
     if not examples:
         raise DataError("the records hold no text to train on: expected at least two tokens in one of them")
     return examples
