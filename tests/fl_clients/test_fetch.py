@@ -244,11 +244,12 @@ def test_a_link_in_place_of_a_partial_file_is_not_followed(large: Parties, tmp_p
 def test_two_clients_fetch_at_once(large: Parties, tmp_path: Path) -> None:
     with server_process("127.0.0.1:0", large.server, large.scene.path) as (_, port), ThreadPoolExecutor(2) as pool:
 
-        def fetch(name: str) -> Path:
-            with grpc_source(f"127.0.0.1:{port}", large.authority.issue(name)) as source:
+        def fetch(name: str, tls: TlsFiles) -> Path:
+            with grpc_source(f"127.0.0.1:{port}", tls) as source:
                 return large.fetch(source, own=tmp_path / name).path
 
-        places = list(pool.map(fetch, ["first", "second"]))
+        names = ["first", "second"]
+        places = list(pool.map(fetch, names, [large.authority.issue(name) for name in names]))
     for place in places:
         assert large.open(place) == LARGE_FILES
 
