@@ -37,7 +37,7 @@ class ImportanceSection(Section):
     text: str = Field(
         "boolq-passages", min_length=1, description='public text: an asset, a .txt, or JSON lines with "text"'
     )
-    steps: int = Field(300, ge=1, description="training steps of the harmonizers")
+    steps: int = Field(100, ge=1, description="training steps of the harmonizers")
     candidates: int = Field(3, ge=2, description="replacements compared at each update of the scores")
     harmonizer_rank: int = Field(64, ge=1, description="width of a harmonizer")
     batch_size: int = Field(4, ge=1, description="blocks of text in a batch")
@@ -53,7 +53,7 @@ class ImportanceSection(Section):
     )
     closed_form_blocks: int = Field(128, ge=1, description="blocks of text behind the closed form")
     hidden_state_weight: float = Field(
-        0.0, ge=0, description="of the hidden-state loss beside the cross-entropy; the paper has none"
+        1.0, ge=0, description="of the hidden-state loss beside the cross-entropy; the paper has none"
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of this stage alone, so that runs of any seed share it")
 
