@@ -28,7 +28,7 @@ from fl_clients.partial_object import fetch_block, held_bytes, is_object, place_
 from fl_clients.patient_source import PatientSource
 from fl_clients.sources import Source
 from scaleot_core.bundle.files import replace_file, sync_directory
-from scaleot_core.bundle.keys import OwnerPublicKey
+from scaleot_core.bundle.keys import VerifyingKey
 from scaleot_core.bundle.manifest import MANIFEST_FILE, OBJECTS_DIRECTORY, SealedObject
 from scaleot_core.bundle.verify import SignedManifest, read_bundle, verify_manifest
 from scaleot_core.errors import InputError, OutputError, VerificationError
@@ -62,7 +62,7 @@ def fetch_bundle(
     source: Source,
     directory: Path,
     *,
-    owner: OwnerPublicKey,
+    owner: VerifyingKey,
     now: datetime,
     deadline_seconds: float,
     reporter: Reporter,
@@ -102,7 +102,7 @@ def fetch_bundle(
 
 
 def _signed_manifest(
-    source: PatientSource, directory: Path, digest: str | None, owner: OwnerPublicKey, now: datetime
+    source: PatientSource, directory: Path, digest: str | None, owner: VerifyingKey, now: datetime
 ) -> tuple[bytes, SignedManifest]:
     """Returns the verified manifest with its bytes: that of an earlier fetch, if it holds, or the source's."""
     if digest is not None:
@@ -113,9 +113,7 @@ def _signed_manifest(
     return _verified(source.manifest(digest), digest, owner, now)
 
 
-def _verified(
-    envelope: bytes, digest: str | None, owner: OwnerPublicKey, now: datetime
-) -> tuple[bytes, SignedManifest]:
+def _verified(envelope: bytes, digest: str | None, owner: VerifyingKey, now: datetime) -> tuple[bytes, SignedManifest]:
     signed = verify_manifest(envelope, owner, now=now)
     if digest not in (None, signed.digest):
         raise VerificationError("bundle.digest", f"expected bundle {digest}, got {signed.digest}")

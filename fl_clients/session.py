@@ -14,7 +14,7 @@ from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
 from scaleot_core.bundle import (
     VerifiedBundle,
     load_identity,
-    load_owner_public_key,
+    load_verifying_key,
     open_bundle,
     read_bundle,
     verify_bundle,
@@ -73,7 +73,7 @@ class EmulatorShelf:
 
     def _verify(self, own: DataOwnerFile, bundle_digest: str, now: datetime) -> VerifiedBundle:
         """Reads and verifies every byte once in this process's life; what runs later is the copy in memory."""
-        owner_key = load_owner_public_key(own.owner_public_key)
+        owner_key = load_verifying_key(own.owner_public_key)
         place = (own.bundle, owner_key.key_ids)
         bundle = self._verified.get(place)
         if bundle is None or bundle.digest != bundle_digest:

@@ -33,7 +33,7 @@ from fl_server.workspace import (
 )
 from scaleot_core.adapters.adapter import AdapterSpec, attach_adapter
 from scaleot_core.adapters.plug_in import plugged_in, save_adapter
-from scaleot_core.bundle import SealedBundle, save_owner_public_key
+from scaleot_core.bundle import SealedBundle, save_verifying_key
 from scaleot_core.compression.emulator import Emulator, EmulatorReport, describe_emulator, read_emulator
 from scaleot_core.compression.importance import ImportanceReport
 from scaleot_core.compression.importance_store import save_importance
@@ -150,7 +150,7 @@ def _compress(session: _Session) -> _Compressed:
         described = describe_emulator(emulator, full)
     with watch.stage("seal"):
         sealed = seal_emulator(emulator, session.workspace, session.directory / "bundle")
-        save_owner_public_key(session.workspace.owner_key.public, session.directory / "owner.pub")
+        save_verifying_key(session.workspace.owner_key.public, session.directory / "owner.pub")
     return _Compressed(emulator.plan, importance, described, sealed)
 
 

@@ -11,16 +11,16 @@ import tomli_w
 
 from scaleot_core.bundle import (
     OpenedBundle,
-    OwnerPrivateKey,
     SealedBundle,
+    SigningKey,
     generate_identity,
-    generate_owner_key,
+    generate_signing_key,
     issue_grant,
     load_identity,
     open_bundle,
     read_bundle,
     save_identity,
-    save_owner_public_key,
+    save_verifying_key,
     seal_bundle,
     verify_bundle,
 )
@@ -41,7 +41,7 @@ class Workspace:
     """Where everything of one simulated federation lies; private keys and text among it, so it is temporary."""
 
     root: Path
-    owner_key: OwnerPrivateKey
+    owner_key: SigningKey
 
     @property
     def owner_directory(self) -> Path:
@@ -60,7 +60,7 @@ class Workspace:
 
 def create_workspace(root: Path) -> Workspace:
     """Makes the directories and the model owner's key."""
-    workspace = Workspace(root, generate_owner_key())
+    workspace = Workspace(root, generate_signing_key())
     workspace.owner_directory.mkdir()
     workspace.data_owners_directory.mkdir()
     return workspace
@@ -107,7 +107,7 @@ def settle_data_owners(
         directory.mkdir(mode=0o700)
         identity = generate_identity()
         save_identity(identity, directory / IDENTITY_FILE)
-        save_owner_public_key(workspace.owner_key.public, directory / OWNER_KEY_FILE)
+        save_verifying_key(workspace.owner_key.public, directory / OWNER_KEY_FILE)
         grant = issue_grant(
             sealed,
             owner=workspace.owner_key,

@@ -2,7 +2,7 @@
 
 The model owner::
 
-    owner = generate_owner_key()                                          # data owners pin owner.public
+    owner = generate_signing_key()                                          # data owners pin owner.public
     sealed = seal_bundle(directory, destination, owner=owner, model=description, not_after=end)
     grant = issue_grant(sealed, owner=owner, organisation="clinic-a", recipient=recipient, not_after=end)
 
@@ -21,22 +21,22 @@ Over a network: ``distribution`` is the wire format of a service of sealed bundl
 from scaleot_core.bundle.grant import issue_grant, verify_grant
 from scaleot_core.bundle.key_files import (
     load_identity,
-    load_owner_key,
-    load_owner_public_key,
     load_recipient,
+    load_signing_key,
+    load_verifying_key,
     save_identity,
-    save_owner_key,
-    save_owner_public_key,
     save_recipient,
+    save_signing_key,
+    save_verifying_key,
 )
 from scaleot_core.bundle.keys import (
     DataKey,
     Identity,
-    OwnerPrivateKey,
-    OwnerPublicKey,
     Recipient,
+    SigningKey,
+    VerifyingKey,
     generate_identity,
-    generate_owner_key,
+    generate_signing_key,
 )
 from scaleot_core.bundle.opening import OpenedBundle, open_bundle
 from scaleot_core.bundle.seal import SealedBundle, seal_bundle
@@ -46,25 +46,25 @@ __all__ = [
     "DataKey",
     "Identity",
     "OpenedBundle",
-    "OwnerPrivateKey",
-    "OwnerPublicKey",
     "Recipient",
     "SealedBundle",
+    "SigningKey",
     "UnverifiedBundle",
     "VerifiedBundle",
+    "VerifyingKey",
     "generate_identity",
-    "generate_owner_key",
+    "generate_signing_key",
     "issue_grant",
     "load_identity",
-    "load_owner_key",
-    "load_owner_public_key",
     "load_recipient",
+    "load_signing_key",
+    "load_verifying_key",
     "open_bundle",
     "read_bundle",
     "save_identity",
-    "save_owner_key",
-    "save_owner_public_key",
     "save_recipient",
+    "save_signing_key",
+    "save_verifying_key",
     "seal_bundle",
     "verify_bundle",
     "verify_grant",

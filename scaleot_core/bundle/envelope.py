@@ -1,7 +1,7 @@
 """Signed statements: DSSE envelopes that two signatures must agree on.
 
-The DSSE protocol v1.0.2 (github.com/secure-systems-lab/dsse), narrower in one way: an envelope has exactly the owner
-key's two signatures, and its bytes are canonical JSON. So it has no unsigned byte that could be changed, and a
+The DSSE protocol v1.0.2 (github.com/secure-systems-lab/dsse), narrower in one way: an envelope has exactly the two
+signatures of one signing key, and its bytes are canonical JSON. So it has no unsigned byte that could be changed, and a
 statement is read only after both signatures hold.
 """
 
@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from pydantic import Field
 
 from scaleot_core.bundle.canonical import Base64, Document, Kind, Sha256, read_document, write_document
-from scaleot_core.bundle.keys import OwnerPrivateKey, OwnerPublicKey
+from scaleot_core.bundle.keys import SigningKey, VerifyingKey
 from scaleot_core.errors import VerificationError
 
 
@@ -30,20 +30,18 @@ class Envelope(Document):
     signatures: Annotated[tuple[Signature, ...], Field(min_length=2, max_length=2)]
 
 
-def sign_statement(statement: bytes, payload_type: str, owner: OwnerPrivateKey) -> bytes:
-    """Returns the envelope of a statement, signed by both halves of the owner key."""
+def sign_statement(statement: bytes, payload_type: str, key: SigningKey) -> bytes:
+    """Returns the envelope of a statement, signed by both halves of a signing key."""
     message = _message_to_sign(statement, payload_type)
-    signatures = (owner.ed25519.sign(message), owner.mldsa65.sign(message))
-    signed = tuple(
-        Signature(keyid=key_id, sig=sig) for key_id, sig in zip(owner.public.key_ids, signatures, strict=True)
-    )
+    signatures = (key.ed25519.sign(message), key.mldsa65.sign(message))
+    signed = tuple(Signature(keyid=key_id, sig=sig) for key_id, sig in zip(key.public.key_ids, signatures, strict=True))
     return write_document(Envelope(payload=statement, payloadType=payload_type, signatures=signed))
 
 
 def verify_statement(
-    envelope: bytes, payload_type: str, owner: OwnerPublicKey, *, kind: Kind, limit_bytes: int
+    envelope: bytes, payload_type: str, signer: VerifyingKey, *, kind: Kind, limit_bytes: int
 ) -> bytes:
-    """Returns the statement of an envelope that both halves of the owner key have signed.
+    """Returns the statement of an envelope that both halves of a signing key have signed.
 
     Raises ``VerificationError``: ``.size``, ``.json``, ``.fields`` for bytes that are no such envelope,
     ``.signature`` for another payload type, another signer, or a signature that does not hold.
@@ -51,14 +49,14 @@ def verify_statement(
     parsed = read_document(Envelope, envelope, kind=kind, limit_bytes=limit_bytes)
     if parsed.payloadType != payload_type:
         raise VerificationError(f"{kind}.signature", f"expected a signed {payload_type}, got another kind of statement")
-    if tuple(signature.keyid for signature in parsed.signatures) != owner.key_ids:
-        raise VerificationError(f"{kind}.signature", "signed by another key than the owner's pinned one")
+    if tuple(signature.keyid for signature in parsed.signatures) != signer.key_ids:
+        raise VerificationError(f"{kind}.signature", "signed by another key than the pinned one")
     message = _message_to_sign(parsed.payload, parsed.payloadType)
     try:
-        owner.ed25519.verify(parsed.signatures[0].sig, message)
-        owner.mldsa65.verify(parsed.signatures[1].sig, message)
+        signer.ed25519.verify(parsed.signatures[0].sig, message)
+        signer.mldsa65.verify(parsed.signatures[1].sig, message)
     except (InvalidSignature, ValueError) as error:
-        raise VerificationError(f"{kind}.signature", "the owner's signatures do not both hold") from error
+        raise VerificationError(f"{kind}.signature", "the two signatures do not both hold") from error
     return parsed.payload
 
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from scaleot_core.bundle.canonical import Base64, Document, Instant, read_document, write_document
 from scaleot_core.bundle.envelope import sign_statement, verify_statement
-from scaleot_core.bundle.keys import DataKey, Identity, OwnerPrivateKey, Recipient
+from scaleot_core.bundle.keys import DataKey, Identity, Recipient, SigningKey
 from scaleot_core.bundle.manifest import BundleId
 from scaleot_core.bundle.seal import SealedBundle, whole_second
 from scaleot_core.bundle.verify import VerifiedBundle, check_bundle_is_current
@@ -66,7 +66,7 @@ class Grant(Document):
 
 
 def issue_grant(
-    sealed: SealedBundle, *, owner: OwnerPrivateKey, organisation: str, recipient: Recipient, not_after: datetime
+    sealed: SealedBundle, *, owner: SigningKey, organisation: str, recipient: Recipient, not_after: datetime
 ) -> bytes:
     """Returns the grant that lets one organisation open a bundle until ``not_after``, which carries a time zone.
 

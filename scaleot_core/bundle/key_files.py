@@ -26,20 +26,20 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from scaleot_core.bundle.files import open_regular_file, write_new_file
-from scaleot_core.bundle.keys import Identity, OwnerPrivateKey, OwnerPublicKey, Recipient
+from scaleot_core.bundle.keys import Identity, Recipient, SigningKey, VerifyingKey
 from scaleot_core.errors import InputError, VerificationError
 
 MAX_KEY_FILE_BYTES = 64 * 1024
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
 
-def save_owner_key(key: OwnerPrivateKey, path: Path) -> None:
-    """Writes an owner key to a new file with mode 0600; raises ``OutputError`` if the file exists."""
+def save_signing_key(key: SigningKey, path: Path) -> None:
+    """Writes a signing key to a new file with mode 0600; raises ``OutputError`` if the file exists."""
     write_new_file(path, _private_pem(key.ed25519) + _private_pem(key.mldsa65), mode=0o600)
 
 
-def load_owner_key(path: Path) -> OwnerPrivateKey:
-    """Reads what ``save_owner_key`` wrote.
+def load_signing_key(path: Path) -> SigningKey:
+    """Reads what ``save_signing_key`` wrote.
 
     Raises ``InputError`` if the file is missing, a symbolic link, another user's, or open to others, and
     ``VerificationError`` (``key.format``) if it holds anything else.
@@ -47,20 +47,20 @@ def load_owner_key(path: Path) -> OwnerPrivateKey:
     ed25519, mldsa65 = _load_private_halves(path)
     if not isinstance(ed25519, Ed25519PrivateKey) or not isinstance(mldsa65, MLDSA65PrivateKey):
         raise _unexpected_halves(path, "an Ed25519 and an ML-DSA-65 private key")
-    return OwnerPrivateKey(ed25519, mldsa65)
+    return SigningKey(ed25519, mldsa65)
 
 
-def save_owner_public_key(key: OwnerPublicKey, path: Path) -> None:
-    """Writes the public half of an owner key to a new file; raises ``OutputError`` if the file exists."""
+def save_verifying_key(key: VerifyingKey, path: Path) -> None:
+    """Writes the public half of a signing key to a new file; raises ``OutputError`` if the file exists."""
     write_new_file(path, _public_pem(key.ed25519) + _public_pem(key.mldsa65), mode=0o644)
 
 
-def load_owner_public_key(path: Path) -> OwnerPublicKey:
-    """Reads what ``save_owner_public_key`` wrote; raises ``InputError`` or ``VerificationError`` (``key.format``)."""
+def load_verifying_key(path: Path) -> VerifyingKey:
+    """Reads what ``save_verifying_key`` wrote; raises ``InputError`` or ``VerificationError`` (``key.format``)."""
     ed25519, mldsa65 = _load_public_halves(path)
     if not isinstance(ed25519, Ed25519PublicKey) or not isinstance(mldsa65, MLDSA65PublicKey):
         raise _unexpected_halves(path, "an Ed25519 and an ML-DSA-65 public key")
-    return OwnerPublicKey(ed25519, mldsa65)
+    return VerifyingKey(ed25519, mldsa65)
 
 
 def save_identity(identity: Identity, path: Path) -> None:
@@ -69,7 +69,7 @@ def save_identity(identity: Identity, path: Path) -> None:
 
 
 def load_identity(path: Path) -> Identity:
-    """Reads what ``save_identity`` wrote; raises like ``load_owner_key``."""
+    """Reads what ``save_identity`` wrote; raises like ``load_signing_key``."""
     mlkem768, x25519 = _load_private_halves(path)
     if not isinstance(mlkem768, MLKEM768PrivateKey) or not isinstance(x25519, X25519PrivateKey):
         raise _unexpected_halves(path, "an ML-KEM-768 and an X25519 private key")

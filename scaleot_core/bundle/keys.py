@@ -1,4 +1,4 @@
-"""The keys of both sides: the owner key signs, an identity opens, a recipient is an identity's public half.
+"""The keys of both sides: a signing key signs, an identity opens; verifying key and recipient are their public halves.
 
 Both are hybrids: a signature counts only if Ed25519 *and* ML-DSA-65 (FIPS 204) agree, and a data key is wrapped to
 X25519 *and* ML-KEM-768 (FIPS 203) at once, by the X-Wing combiner. Either half may fall and the other still holds.
@@ -23,8 +23,8 @@ def _key_id(key: Ed25519PublicKey | MLDSA65PublicKey) -> str:
 
 
 @dataclass(frozen=True)
-class OwnerPublicKey:
-    """What a data owner pins to know the model owner's signatures; not secret, but it must come by a trusted way."""
+class VerifyingKey:
+    """What one pins to know another's signatures; not secret, but it must come by a trusted way."""
 
     ed25519: Ed25519PublicKey
     mldsa65: MLDSA65PublicKey
@@ -36,16 +36,16 @@ class OwnerPublicKey:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class OwnerPrivateKey:
-    """What the model owner signs with. No ``repr`` shows it."""
+class SigningKey:
+    """What the model owner, or an organisation, signs with. No ``repr`` shows it."""
 
     ed25519: Ed25519PrivateKey
     mldsa65: MLDSA65PrivateKey
 
     @cached_property
-    def public(self) -> OwnerPublicKey:
+    def public(self) -> VerifyingKey:
         """The public half."""
-        return OwnerPublicKey(self.ed25519.public_key(), self.mldsa65.public_key())
+        return VerifyingKey(self.ed25519.public_key(), self.mldsa65.public_key())
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class DataKey:
         raise TypeError("a data key is not pickled: it would leave the process in clear")
 
 
-def generate_owner_key() -> OwnerPrivateKey:
-    """Returns a fresh owner key from the operating system's randomness."""
-    return OwnerPrivateKey(Ed25519PrivateKey.generate(), MLDSA65PrivateKey.generate())
+def generate_signing_key() -> SigningKey:
+    """Returns a fresh signing key from the operating system's randomness."""
+    return SigningKey(Ed25519PrivateKey.generate(), MLDSA65PrivateKey.generate())
 
 
 def generate_identity() -> Identity:

@@ -14,7 +14,7 @@ from scaleot_core.bundle.canonical import Json, canonical_json, parse_canonical,
 from scaleot_core.bundle.contents import refuse_code
 from scaleot_core.bundle.envelope import sign_statement
 from scaleot_core.bundle.files import new_directory, sync_directory, write_synced
-from scaleot_core.bundle.keys import DataKey, OwnerPrivateKey, generate_data_key
+from scaleot_core.bundle.keys import DataKey, SigningKey, generate_data_key
 from scaleot_core.bundle.manifest import (
     BLOCK_BYTES,
     FORMAT,
@@ -53,7 +53,7 @@ def seal_bundle(
     source: Path,
     destination: Path,
     *,
-    owner: OwnerPrivateKey,
+    owner: SigningKey,
     model: Mapping[str, Json],
     version: int = 1,
     not_after: datetime,

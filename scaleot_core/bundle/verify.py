@@ -8,7 +8,7 @@ from pathlib import Path
 from scaleot_core.bundle.archive import read_blocks
 from scaleot_core.bundle.envelope import verify_statement
 from scaleot_core.bundle.files import open_regular_file
-from scaleot_core.bundle.keys import OwnerPublicKey
+from scaleot_core.bundle.keys import VerifyingKey
 from scaleot_core.bundle.manifest import (
     MANIFEST_FILE,
     MANIFEST_TYPE,
@@ -43,7 +43,7 @@ class VerifiedBundle:
     path: Path
     digest: str
     manifest: OuterManifest = field(repr=False)
-    owner: OwnerPublicKey = field(repr=False)
+    owner: VerifyingKey = field(repr=False)
 
     @property
     def bundle_id(self) -> str:
@@ -73,7 +73,7 @@ def read_bundle(path: Path) -> UnverifiedBundle:
     return UnverifiedBundle(path, envelope)
 
 
-def verify_manifest(envelope: bytes, owner: OwnerPublicKey, *, now: datetime) -> SignedManifest:
+def verify_manifest(envelope: bytes, owner: VerifyingKey, *, now: datetime) -> SignedManifest:
     """Returns what a signed manifest says if both signatures hold and it has not expired.
 
     ``now`` carries a time zone. This is what has to hold before an object is asked for; nothing is said of the objects.
@@ -85,7 +85,7 @@ def verify_manifest(envelope: bytes, owner: OwnerPublicKey, *, now: datetime) ->
     return SignedManifest(hashlib.sha256(statement).hexdigest(), manifest)
 
 
-def verify_bundle(bundle: UnverifiedBundle, owner: OwnerPublicKey, *, now: datetime) -> VerifiedBundle:
+def verify_bundle(bundle: UnverifiedBundle, owner: VerifyingKey, *, now: datetime) -> VerifiedBundle:
     """Returns the bundle if both signatures hold, it has not expired, and every ciphertext byte is the signed one.
 
     ``now`` carries a time zone. Reads all objects once and decrypts nothing; memory is bounded by one block of

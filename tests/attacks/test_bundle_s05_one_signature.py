@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scaleot_core.bundle import OwnerPrivateKey, generate_owner_key
+from scaleot_core.bundle import SigningKey, generate_signing_key
 from scaleot_core.bundle.canonical import canonical_json
 from scaleot_core.bundle.envelope import sign_statement
 from scaleot_core.bundle.grant import GRANT_TYPE
@@ -29,12 +29,12 @@ def test_a_manifest_with_one_signature_stripped_is_refused(tmp_path: Path, kept:
         made.open()
 
 
-def thief(made: Scene, stolen: str) -> OwnerPrivateKey:
-    own = generate_owner_key()
+def thief(made: Scene, stolen: str) -> SigningKey:
+    own = generate_signing_key()
     return (
-        OwnerPrivateKey(made.owner.ed25519, own.mldsa65)
+        SigningKey(made.owner.ed25519, own.mldsa65)
         if stolen == "ed25519"
-        else OwnerPrivateKey(own.ed25519, made.owner.mldsa65)
+        else SigningKey(own.ed25519, made.owner.mldsa65)
     )
 
 

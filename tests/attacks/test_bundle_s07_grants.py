@@ -13,7 +13,7 @@ from scaleot_core.bundle import (
     Recipient,
     VerifiedBundle,
     generate_identity,
-    generate_owner_key,
+    generate_signing_key,
     issue_grant,
     open_bundle,
     read_bundle,
@@ -96,7 +96,7 @@ def test_half_an_identity_opens_nothing(made: Scene, verified: VerifiedBundle) -
 
 
 def test_a_strangers_signature_opens_nothing(made: Scene, verified: VerifiedBundle) -> None:
-    assert refusal(made, verified, grant_for(made, owner=generate_owner_key())) == "grant.signature"
+    assert refusal(made, verified, grant_for(made, owner=generate_signing_key())) == "grant.signature"
 
 
 def test_an_expired_grant_is_refused_from_its_end_on(made: Scene, verified: VerifiedBundle) -> None:

@@ -14,7 +14,7 @@ MEASURE = """
 import datetime, json, pathlib, sys
 from fl_server.memory import peak_memory_bytes
 from scaleot_core.bundle import (
-    generate_identity, generate_owner_key, issue_grant, open_bundle, read_bundle, seal_bundle, verify_bundle)
+    generate_identity, generate_signing_key, issue_grant, open_bundle, read_bundle, seal_bundle, verify_bundle)
 
 def peak_mib():
     return peak_memory_bytes() / 1024**2
@@ -25,7 +25,7 @@ source.mkdir()
 with (source / "emulator.safetensors").open("wb") as file:
     file.truncate(size)
 now, end = (datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) for year in (2027, 2028))
-owner, identity = generate_owner_key(), generate_identity()
+owner, identity = generate_signing_key(), generate_identity()
 peaks = {"start": peak_mib()}
 sealed = seal_bundle(source, directory / "sealed", owner=owner, model={}, not_after=end)
 peaks["sealed"] = peak_mib()

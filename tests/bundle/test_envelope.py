@@ -5,24 +5,24 @@ import pytest
 from securesystemslib.dsse import Envelope as IndependentEnvelope
 from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
-from scaleot_core.bundle import OwnerPublicKey, generate_owner_key
+from scaleot_core.bundle import VerifyingKey, generate_signing_key
 from scaleot_core.bundle.canonical import Json, canonical_json
 from scaleot_core.bundle.envelope import sign_statement, verify_statement
-from scaleot_core.bundle.keys import OwnerPrivateKey
+from scaleot_core.bundle.keys import SigningKey
 from scaleot_core.errors import VerificationError
 
 KIND = "application/vnd.example+json"
-OWNER = generate_owner_key()
-STRANGER = generate_owner_key()
+OWNER = generate_signing_key()
+STRANGER = generate_signing_key()
 STATEMENT = b'{"hello":"world"}'
 SIGNED = sign_statement(STATEMENT, KIND, OWNER)
 
 
-def verify(envelope: bytes, owner: OwnerPublicKey = OWNER.public, payload_type: str = KIND) -> bytes:
+def verify(envelope: bytes, owner: VerifyingKey = OWNER.public, payload_type: str = KIND) -> bytes:
     return verify_statement(envelope, payload_type, owner, kind="grant", limit_bytes=100_000)
 
 
-def refusal(envelope: bytes, owner: OwnerPublicKey = OWNER.public, payload_type: str = KIND) -> str:
+def refusal(envelope: bytes, owner: VerifyingKey = OWNER.public, payload_type: str = KIND) -> str:
     with pytest.raises(VerificationError) as caught:
         verify(envelope, owner, payload_type)
     return caught.value.code
@@ -57,9 +57,9 @@ def test_another_owners_signature_is_refused() -> None:
 @pytest.mark.parametrize("stolen", ["ed25519", "mldsa65"])
 def test_one_stolen_key_is_not_enough(stolen: str) -> None:
     thief = (
-        OwnerPrivateKey(OWNER.ed25519, STRANGER.mldsa65)
+        SigningKey(OWNER.ed25519, STRANGER.mldsa65)
         if stolen == "ed25519"
-        else OwnerPrivateKey(STRANGER.ed25519, OWNER.mldsa65)
+        else SigningKey(STRANGER.ed25519, OWNER.mldsa65)
     )
     forged = json.loads(sign_statement(STATEMENT, KIND, thief))
     assert refusal(canonical_json(forged)) == "grant.signature"

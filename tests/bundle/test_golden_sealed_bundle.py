@@ -6,7 +6,7 @@ import pytest
 
 from scaleot_core.bundle import (
     load_identity,
-    load_owner_public_key,
+    load_verifying_key,
     open_bundle,
     read_bundle,
     verify_bundle,
@@ -23,7 +23,7 @@ def test_a_bundle_of_every_released_format_still_opens(version: str, tmp_path: P
     identity_file = tmp_path / "identity.pem"
     shutil.copyfile(directory / "TEST-ONLY-identity.pem", identity_file)
     identity_file.chmod(0o600)  # a version control system does not keep this mode
-    owner = load_owner_public_key(directory / "owner.pub.pem")
+    owner = load_verifying_key(directory / "owner.pub.pem")
     verified = verify_bundle(read_bundle(directory / "bundle"), owner, now=NOW)
     assert verified.manifest.version == 3
     grant = (directory / "grant.dsse.json").read_bytes()

@@ -12,21 +12,21 @@ from hypothesis import strategies as st
 
 from scaleot_core.bundle import (
     generate_identity,
-    generate_owner_key,
+    generate_signing_key,
     load_identity,
-    load_owner_key,
-    load_owner_public_key,
     load_recipient,
+    load_signing_key,
+    load_verifying_key,
     save_identity,
-    save_owner_key,
-    save_owner_public_key,
     save_recipient,
+    save_signing_key,
+    save_verifying_key,
 )
 from scaleot_core.errors import InputError, OutputError, VerificationError
 
 Load = Callable[[Path], object]
-LOADERS: list[Load] = [load_owner_key, load_identity, load_owner_public_key, load_recipient]
-PRIVATE_LOADERS: list[Load] = [load_owner_key, load_identity]
+LOADERS: list[Load] = [load_signing_key, load_identity, load_verifying_key, load_recipient]
+PRIVATE_LOADERS: list[Load] = [load_signing_key, load_identity]
 
 
 def write_key(path: Path, data: bytes) -> Path:
@@ -38,23 +38,23 @@ def write_key(path: Path, data: bytes) -> Path:
 
 def saved(tmp_path: Path, loader: Load) -> Path:
     path = tmp_path / "key.pem"
-    if loader is load_owner_key:
-        save_owner_key(generate_owner_key(), path)
+    if loader is load_signing_key:
+        save_signing_key(generate_signing_key(), path)
     elif loader is load_identity:
         save_identity(generate_identity(), path)
-    elif loader is load_owner_public_key:
-        save_owner_public_key(generate_owner_key().public, path)
+    elif loader is load_verifying_key:
+        save_verifying_key(generate_signing_key().public, path)
     else:
         save_recipient(generate_identity().recipient, path)
     return path
 
 
 def test_an_owner_key_is_read_back_and_is_the_same_key(tmp_path: Path) -> None:
-    key = generate_owner_key()
-    save_owner_key(key, tmp_path / "owner.pem")
-    save_owner_public_key(key.public, tmp_path / "owner.pub.pem")
-    assert load_owner_key(tmp_path / "owner.pem").public == key.public
-    assert load_owner_public_key(tmp_path / "owner.pub.pem") == key.public
+    key = generate_signing_key()
+    save_signing_key(key, tmp_path / "owner.pem")
+    save_verifying_key(key.public, tmp_path / "owner.pub.pem")
+    assert load_signing_key(tmp_path / "owner.pem").public == key.public
+    assert load_verifying_key(tmp_path / "owner.pub.pem") == key.public
 
 
 def test_an_identity_is_read_back_and_is_the_same_identity(tmp_path: Path) -> None:
@@ -121,17 +121,17 @@ def test_a_missing_file_is_an_input_error(tmp_path: Path, loader: Load) -> None:
 
 def test_an_existing_key_is_never_replaced(tmp_path: Path) -> None:
     path = tmp_path / "owner.pem"
-    key = generate_owner_key()
-    save_owner_key(key, path)
+    key = generate_signing_key()
+    save_signing_key(key, path)
     with pytest.raises(OutputError, match="exists already"):
-        save_owner_key(generate_owner_key(), path)
-    assert load_owner_key(path).public == key.public
+        save_signing_key(generate_signing_key(), path)
+    assert load_signing_key(path).public == key.public
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_key_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
-        save_owner_key(generate_owner_key(), tmp_path / "missing" / "owner.pem")
+        save_signing_key(generate_signing_key(), tmp_path / "missing" / "owner.pem")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -148,7 +148,7 @@ def pkcs8(key: Ed25519PrivateKey) -> bytes:
 
 
 def test_files_with_the_wrong_blocks_are_refused(tmp_path: Path) -> None:
-    whole = saved(tmp_path, load_owner_key).read_bytes()
+    whole = saved(tmp_path, load_signing_key).read_bytes()
     half = pkcs8(Ed25519PrivateKey.generate())
     second = whole[whole.index(b"-----BEGIN", 1) :]
     encrypted = Ed25519PrivateKey.generate().private_bytes(
@@ -166,12 +166,12 @@ def test_files_with_the_wrong_blocks_are_refused(tmp_path: Path) -> None:
     ]
     for data in cases:
         with pytest.raises(VerificationError, match=r"key\.format"):
-            load_owner_key(write_key(tmp_path / "bad.pem", data))
+            load_signing_key(write_key(tmp_path / "bad.pem", data))
 
 
 def test_text_around_the_blocks_is_ignored(tmp_path: Path) -> None:
-    whole = saved(tmp_path, load_owner_key).read_bytes()
-    load_owner_key(write_key(tmp_path / "noted.pem", b"the key of 2027\n" + whole + b"\nend\n"))
+    whole = saved(tmp_path, load_signing_key).read_bytes()
+    load_signing_key(write_key(tmp_path / "noted.pem", b"the key of 2027\n" + whole + b"\nend\n"))
 
 
 @pytest.mark.parametrize("loader", LOADERS)

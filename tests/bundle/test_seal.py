@@ -9,25 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from scaleot_core.bundle import generate_owner_key, read_bundle, seal_bundle, verify_bundle
+from scaleot_core.bundle import generate_signing_key, read_bundle, seal_bundle, verify_bundle
 from scaleot_core.bundle.canonical import Json
 from scaleot_core.errors import InputError, OutputError
 from tests.support.bundles import CANARY, END, FILES, MODEL, NOW, describe, scene, write_files
 
 SEAL_SCRIPT = """
 import sys, resource, datetime, pathlib
-from scaleot_core.bundle import generate_owner_key, seal_bundle
+from scaleot_core.bundle import generate_signing_key, seal_bundle
 limit = int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 end = datetime.datetime(2027, 5, 1, tzinfo=datetime.UTC)
-seal_bundle(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), owner=generate_owner_key(), model={}, not_after=end)
+seal_bundle(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), owner=generate_signing_key(), model={}, not_after=end)
 """
 
 
 def seal(
     source: Path, destination: Path, *, model: dict[str, Json] = MODEL, version: int = 1, end: datetime = END
 ) -> None:
-    seal_bundle(source, destination, owner=generate_owner_key(), model=model, version=version, not_after=end)
+    seal_bundle(source, destination, owner=generate_signing_key(), model=model, version=version, not_after=end)
 
 
 def test_a_bundle_has_a_signed_manifest_and_one_object_for_each_file_and_nothing_else(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from fl_clients.fetch import PARTIAL_DIRECTORY
 from fl_clients.grpc_source import grpc_source
 from fl_clients.sources import FolderSource, HttpsSource, Source
-from scaleot_core.bundle.key_files import save_owner_public_key
+from scaleot_core.bundle.key_files import save_verifying_key
 from scaleot_core.bundle.manifest import BLOCK_BYTES, MANIFEST_FILE, OBJECTS_DIRECTORY
 from scaleot_core.errors import OutputError, SourceInterruptedError
 from tests.support.bundles import FILES
@@ -31,7 +31,7 @@ CLIENT = """
 import datetime, json, pathlib, sys, time
 from fl_clients.fetch import fetch_bundle
 from fl_clients.grpc_source import grpc_source
-from scaleot_core.bundle.key_files import load_owner_public_key
+from scaleot_core.bundle.key_files import load_verifying_key
 from scaleot_core.bundle.tls_files import TlsFiles
 from scaleot_core.progress import SilentReporter
 from tests.support.bundles import NOW
@@ -39,7 +39,7 @@ from tests.support.distribution_server import peak_mib
 
 address, certificate, private_key, authority, key, own = sys.argv[1:]
 tls = TlsFiles(pathlib.Path(certificate), pathlib.Path(private_key), pathlib.Path(authority))
-owner = load_owner_public_key(pathlib.Path(key))
+owner = load_verifying_key(pathlib.Path(key))
 before, start = peak_mib(), time.monotonic()
 with grpc_source(address, tls) as source:
     fetched = fetch_bundle(
@@ -52,7 +52,7 @@ print(json.dumps({"growth_mib": peak_mib() - before, "seconds": time.monotonic()
 def client_process(two: Parties, port: int, own: Path) -> "subprocess.Popen[str]":
     key = own.with_name(f"{own.name}.owner.pem")
     key.unlink(missing_ok=True)
-    save_owner_public_key(two.scene.owner.public, key)
+    save_verifying_key(two.scene.owner.public, key)
     paths = (two.clinic.certificate, two.clinic.private_key, two.clinic.authority, key, own)
     command = [sys.executable, "-c", CLIENT, f"127.0.0.1:{port}", *map(str, paths)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)

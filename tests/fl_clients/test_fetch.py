@@ -16,7 +16,7 @@ from fl_clients.patient_source import PatientSource
 from fl_clients.sources import FolderSource, HttpsSource, Source
 from fl_server.bundle_index import index_bundles
 from fl_server.distribution import serve_bundles, serve_bundles_without_tls
-from scaleot_core.bundle import generate_owner_key
+from scaleot_core.bundle import generate_signing_key
 from scaleot_core.bundle.manifest import BLOCK_BYTES, MANIFEST_FILE, OBJECTS_DIRECTORY
 from scaleot_core.bundle.tls_files import TlsFiles
 from scaleot_core.errors import FetchError, InputError, OutputError, VerificationError
@@ -134,7 +134,7 @@ def test_another_bundle_than_the_named_one_is_refused(small: Parties) -> None:
 
 def test_a_bundle_of_another_owner_or_an_expired_one_is_refused_before_an_object_is_asked_for(small: Parties) -> None:
     for owner, now, code in (
-        (generate_owner_key().public, NOW, "bundle.signature"),
+        (generate_signing_key().public, NOW, "bundle.signature"),
         (small.scene.owner.public, END + timedelta(seconds=1), "bundle.expired"),
     ):
         source = CountedSource(FolderSource(small.scene.path))

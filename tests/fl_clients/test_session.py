@@ -10,7 +10,7 @@ from fl_clients.policy import read_data_owner_file
 from fl_clients.session import EmulatorShelf, introduce, take_part
 from fl_server.owner import INITIAL_ADAPTER_FILE
 from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec
-from scaleot_core.bundle import generate_owner_key, save_owner_public_key
+from scaleot_core.bundle import generate_signing_key, save_verifying_key
 from scaleot_core.errors import (
     DataError,
     InstructionsRefusedError,
@@ -147,7 +147,7 @@ def test_a_float32_client_widens_its_own_copy(federation: Federation) -> None:
 
 def _another_owner(federation: Federation, directory: Path) -> None:
     (directory / "owner.pub").unlink()
-    save_owner_public_key(generate_owner_key().public, directory / "owner.pub")
+    save_verifying_key(generate_signing_key().public, directory / "owner.pub")
 
 
 def _anothers_grant(federation: Federation, directory: Path) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from scaleot_core.bundle import (
     generate_identity,
-    generate_owner_key,
+    generate_signing_key,
     issue_grant,
     save_identity,
-    save_owner_public_key,
+    save_verifying_key,
     seal_bundle,
 )
 from tests.support.bundles import write_files
@@ -34,7 +34,7 @@ NOTE = b"TEST ONLY. This key is public: never seal anything real to it.\n"
 
 def make(directory: Path) -> None:
     """Writes the bundle, its grant, the owner's public key and the recipient's identity."""
-    owner, identity = generate_owner_key(), generate_identity()
+    owner, identity = generate_signing_key(), generate_identity()
     directory.mkdir()
     with tempfile.TemporaryDirectory() as temporary:
         source = write_files(Path(temporary) / "source", FILES)
@@ -42,7 +42,7 @@ def make(directory: Path) -> None:
         save_identity(identity, Path(temporary) / "identity.pem")
         key = (Path(temporary) / "identity.pem").read_bytes()
     (directory / "TEST-ONLY-identity.pem").write_bytes(NOTE + key)
-    save_owner_public_key(owner.public, directory / "owner.pub.pem")
+    save_verifying_key(owner.public, directory / "owner.pub.pem")
     grant = issue_grant(sealed, owner=owner, organisation=ORGANISATION, recipient=identity.recipient, not_after=END)
     (directory / "grant.dsse.json").write_bytes(grant)
 

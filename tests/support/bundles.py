@@ -12,10 +12,10 @@ from cryptography.cobblestone import Cobblestone256Encryptor
 
 from scaleot_core.bundle import (
     Identity,
-    OwnerPrivateKey,
     SealedBundle,
+    SigningKey,
     generate_identity,
-    generate_owner_key,
+    generate_signing_key,
     issue_grant,
     open_bundle,
     read_bundle,
@@ -50,7 +50,7 @@ FILES = {
 class Scene:
     """Everything needed to open one bundle, and to attack it with the owner's or an insider's own means."""
 
-    owner: OwnerPrivateKey
+    owner: SigningKey
     identity: Identity
     sealed: SealedBundle
     grant: bytes
@@ -95,7 +95,7 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> Path:
 
 def scene(directory: Path, files: Mapping[str, bytes] = FILES, model: Mapping[str, Json] = MODEL) -> Scene:
     """Seals ``files`` under ``directory`` and grants them to one clinic."""
-    owner, identity = generate_owner_key(), generate_identity()
+    owner, identity = generate_signing_key(), generate_identity()
     source = write_files(directory / "source", files)
     sealed = seal_bundle(source, directory / "sealed", owner=owner, model=model, not_after=END)
     grant = issue_grant(sealed, owner=owner, organisation=CLINIC, recipient=identity.recipient, not_after=END)

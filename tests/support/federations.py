@@ -14,13 +14,13 @@ import torch
 from fl_server.owner import OwnerRunSettings, write_run
 from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter
 from scaleot_core.bundle import (
-    OwnerPrivateKey,
     SealedBundle,
+    SigningKey,
     generate_identity,
-    generate_owner_key,
+    generate_signing_key,
     issue_grant,
     save_identity,
-    save_owner_public_key,
+    save_verifying_key,
     seal_bundle,
 )
 from scaleot_core.compression.emulator import Emulator, build_emulator, write_emulator
@@ -73,7 +73,7 @@ def lora_spec(*, freezes_down: bool = False) -> AdapterSpec:
     return AdapterSpec(AdapterKind.LORA, layers, 2, seed=7, freezes_down=freezes_down)
 
 
-def sealed_emulator(directory: Path, owner: OwnerPrivateKey) -> SealedBundle:
+def sealed_emulator(directory: Path, owner: SigningKey) -> SealedBundle:
     files = directory / "emulator"
     files.mkdir(parents=True)
     write_emulator(tiny_emulator(), files)
@@ -97,7 +97,7 @@ def sentences(seed: int, count: int) -> list[str]:
 
 def build_federation(root: Path, *, clients: int = 3, examples: Sequence[int] = (), **changes: Any) -> Federation:
     """Writes a federation below ``root``; client ``i`` is organisation ``clinic-i`` with ``examples[i]`` sentences."""
-    owner_key = generate_owner_key()
+    owner_key = generate_signing_key()
     sealed = sealed_emulator(root, owner_key)
     for number in range(clients):
         directory = root / "data-owners" / str(number)
@@ -129,12 +129,12 @@ def build_federation(root: Path, *, clients: int = 3, examples: Sequence[int] = 
 
 
 def write_data_owner(
-    directory: Path, organisation: str, sealed: SealedBundle, owner_key: OwnerPrivateKey, texts: Sequence[str]
+    directory: Path, organisation: str, sealed: SealedBundle, owner_key: SigningKey, texts: Sequence[str]
 ) -> None:
     directory.mkdir(parents=True)
     identity = generate_identity()
     save_identity(identity, directory / "identity.key")
-    save_owner_public_key(owner_key.public, directory / "owner.pub")
+    save_verifying_key(owner_key.public, directory / "owner.pub")
     grant = issue_grant(sealed, owner=owner_key, organisation=organisation, recipient=identity.recipient, not_after=END)
     (directory / "grant").write_bytes(grant)
     with gzip.open(directory / "train.jsonl.gz", "wt", encoding="utf-8") as file:
