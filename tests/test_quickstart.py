@@ -56,7 +56,7 @@ def test_importance_comes_with_the_package(report: dict[str, Any]) -> None:
 
 
 def test_the_shipped_importance_report_is_what_the_settings_make() -> None:
-    """Remakes it: half an hour on two cores. Other processors round otherwise, so scores are compared by rank."""
+    """Remakes it: a few minutes on two cores. Other processors round otherwise, so scores are compared by rank."""
     run = RunFile()
     full = load_full_model(run.model, SilentReporter())
     blocks, settings = public_blocks(full, run.importance, SilentReporter()), importance_settings(run.importance)
