@@ -48,7 +48,7 @@ def test_every_measure_scores_every_layer_on_the_first_blocks_of_the_public_text
 
 
 def test_the_cost_counts_every_token_that_the_model_read(report: LayerReport) -> None:
-    """Importance: 8 blocks for the closed form, then 4 steps of 2 models and 2 comparisons of 3 candidates, 4 blocks each."""
+    """Importance: 8 blocks for the closed form; 4 steps of 2 models, 2 comparisons of 3 candidates, 4 blocks each."""
     tokens = {cost.measures: cost.tokens for cost in report.costs}
     assert tokens == {
         ("importance",): (8 + 4 * 2 * 4 + 2 * 3 * 4) * 16,
