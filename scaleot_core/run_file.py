@@ -99,6 +99,9 @@ class DataSection(Section):
     validation: str = Field(
         "", description="an asset's name or a file; the round with the least emulator loss on it wins, not the last"
     )
+    examples_per_class: int = Field(
+        0, ge=0, description="few-shot: training records of each label, drawn by the seed; 0 takes all"
+    )
 
 
 def _every_client(valid: dict[str, Any]) -> int:
