@@ -128,7 +128,7 @@ class FederationSection(Section):
     aggregation: AggregationName = Field(
         "fedavg",
         description="means: fedavg; ffa, which freezes LoRA's A, and product, of B A, are exact; "
-        "the others withstand hostile clients",
+        "the others withstand hostile clients; ffa unless given where a mechanism hides single records",
     )
     trimmed_share: float = Field(0.2, gt=0, lt=0.5, description="of trimmed_mean: clients left out at either end")
     assumed_attackers: int = Field(
@@ -264,6 +264,15 @@ class RunFile(Section):
 
     @model_validator(mode="after")
     def _aggregation_fits(self) -> "RunFile":
+        if (
+            "aggregation" not in self.federation.model_fields_set
+            and self.adapter.kind == "lora"
+            and self.privacy.mechanism in ("dp-sgd", "dpzero", "lmo-dp")
+        ):
+            # A default of one section that follows two others: set, and still not given.
+            federation = self.federation.model_copy(update={"aggregation": "ffa"})
+            federation.model_fields_set.discard("aggregation")
+            vars(self)["federation"] = federation
         aggregation = self.federation.aggregation
         if fault := aggregation_fault(aggregation, self.adapter.kind, self.privacy.mechanism):
             raise PydanticCustomError("scaleot", "{fault}", {"fault": fault, "key": "federation.aggregation"})
