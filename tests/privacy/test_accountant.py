@@ -192,3 +192,22 @@ def test_a_process_makes_the_distribution_of_a_kind_once_whoever_asks() -> None:
     made = _distribution.cache_info().misses
     assert Accountant().epsilon([event.times(3)], 1e-6) > epsilon_of([event], 1e-5)
     assert _distribution.cache_info().misses == made
+
+
+@pytest.mark.parametrize(
+    ("events", "theirs"),
+    [
+        ([gaussian(1.0)], 4.377),
+        ([gaussian(2.0, 0.05, 300)], 1.9286),
+        ([gaussian(8.0, 0.0625, 10_000)], 3.318),
+        ([gaussian(0.8, 0.01, 1000)], 3.1408),
+        ([laplace(20.0, 0.05, 300)], 0.13541),
+        ([gaussian(3.0, 0.05, 300)], 1.15907),
+        ([laplace(20.0, 0.05, 300), gaussian(3.0, 0.05, 300)], 1.17115),
+    ],
+)
+def test_the_printed_figures_of_the_independent_accountants_are_ours_too(
+    events: list[PrivacyEvent], theirs: float
+) -> None:
+    """What ``pld_core.py`` and ``custom_pld_in_dp_accounting.py`` of the checks print, at their delta of 1e-5."""
+    assert epsilon_of(events, 1e-5) == pytest.approx(theirs, rel=5e-4)
