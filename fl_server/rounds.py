@@ -28,7 +28,9 @@ from scaleot_core.federation.validation import (
     encode_tensors,
     validate_update,
 )
+from scaleot_core.privacy.client_level import advance_with_noise
 from scaleot_core.privacy.private_rounds import advance_by_scalars, expected_scalars, promised_event
+from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.progress import Reporter, Stage
 
 TRAIN = "train"
@@ -187,6 +189,8 @@ def _advance(settings: OwnerRunSettings, state: FederationState, updates: Iterat
     asked = settings.asked_training
     if asked is not None and asked.privacy.sends_scalars:
         return advance_by_scalars(state, updates, asked)
+    if settings.client_level is not None:
+        return advance_with_noise(state, updates, settings.client_level, SecretSource())
     return advance(state, updates, settings.rule)
 
 

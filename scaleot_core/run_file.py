@@ -160,12 +160,14 @@ class FederationSection(Section):
 class PrivacySection(Section):
     """The data owners' differential privacy."""
 
-    mechanism: Literal["none", "dp-sgd", "dpzero", "lmo-dp", "update-gaussian"] = Field(
-        "none", description="none: no differential privacy, updates can leak training text"
+    mechanism: Literal["none", "dp-sgd", "dpzero", "lmo-dp", "update-gaussian", "client-level"] = Field(
+        "none", description="none: updates can leak training text; client-level: the server adds the noise, trusted"
     )
     epsilon: float = Field(8.0, gt=0, description="every data owner's budget, over all rounds")
     delta: float = Field(1e-5, gt=0, lt=1, description="less than one over the records of the smallest data owner")
-    max_grad_norm: float = Field(1.0, gt=0, description="bound of one example; of update-gaussian, of the update")
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="bound of one example; of update-gaussian and client-level, of an update"
+    )
     noise_multiplier: float = Field(
         0.0, ge=0, description="standard deviation over that bound; 0 takes the least that keeps the budget"
     )
@@ -244,6 +246,8 @@ def aggregation_fault(aggregation: object, adapter_kind: object, mechanism: obje
         return f'adapter.kind = "lora" beside it: another adapter has no {lacks}'
     if aggregation in get_args(AggregationName)[2:] and mechanism in ("dpzero", "lmo-dp"):
         return f'"fedavg" or "ffa" beside privacy.mechanism = "{mechanism}", whose scalars can only be averaged'
+    if aggregation in get_args(AggregationName)[2:] and mechanism == "client-level":
+        return '"fedavg" or "ffa" beside privacy.mechanism = "client-level", whose noise is made for a sum'
     return None
 
 

@@ -284,3 +284,11 @@ def test_a_run_file_that_cannot_be_read_or_is_no_toml_is_one_clear_fault(tmp_pat
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     [fault] = faults_of(tmp_path / "binary.toml")
     assert fault.startswith("it is no TOML")
+
+
+@pytest.mark.parametrize("aggregation", ["product", "median", "trimmed_mean", "multi_krum", "geometric_median"])
+def test_the_server_s_noise_is_made_for_a_sum_and_for_no_other_rule(aggregation: str) -> None:
+    [fault] = faults_of(
+        None, "privacy.mechanism=client-level", f"federation.aggregation={aggregation}", "federation.clients=9"
+    )
+    assert 'expected "fedavg" or "ffa" beside privacy.mechanism = "client-level"' in fault

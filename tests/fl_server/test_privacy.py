@@ -140,3 +140,29 @@ def test_the_server_tells_each_client_the_head_it_saw_and_a_restored_ledger_take
     assert second.clients == ("clinic-1",)
     (rejected,) = second.rejected
     assert rejected.client == "clinic-0" and "privacy.ledger" in rejected.detail
+
+
+@pytest.mark.parametrize("aggregation", ["fedavg", "ffa"])
+def test_the_server_s_own_noise_is_planned_and_reported_for_whole_clients(
+    task: Path, tmp_path: Path, aggregation: str
+) -> None:
+    changes = (f"federation.aggregation={aggregation}", "federation.clients_per_round=2", "privacy.delta=0.4")
+    run = private_run(task, "client-level", *changes)
+    line, warning = planned_lines(run, read_data(run, SilentReporter()).partitions)
+    assert "server: updates clipped to 1, gaussian noise" in line and "on the sum of 2, 2 releases" in line
+    assert "the trusted server" in line and "delta 0.4" in line and "not below one over the 3 clients" in warning
+    report = simulate(run, tmp_path, SilentReporter()).to_json()
+    privacy = report["privacy"]
+    assert privacy["mechanism"] == "client-level" and "trusted server" in privacy["unit"]
+    rounds = report["federation"]["rounds"]
+    assert [one["train_loss"] for one in rounds] == [None, None]
+    for client in privacy["clients"]:
+        assert client["rounds"] == sum(client["client"] in one["clients"] for one in rounds)
+        assert "zero-out" in client["statement"] and "every record in every release" in client["statement"]
+    assert 7.5 < privacy["epsilon_spent"] <= 8.0 or max(client["rounds"] for client in privacy["clients"]) < 2
+
+
+def test_a_comparison_adds_the_server_s_noise_too(task: Path, tmp_path: Path) -> None:
+    run = private_run(task, "client-level", 'compare.builders=["scaleot"]', "compare.seeds=[0]")
+    (point,) = compare(run, tmp_path, SilentReporter())
+    assert [one["train_loss"] for one in point["rounds"]] == [None, None]
