@@ -23,7 +23,9 @@ from scaleot_core.training.data import Record
 def asked_training(run: RunFile) -> AskedTraining | None:
     """Returns what the run file asks of its clients under a mechanism of theirs; ``None`` without one."""
     privacy, federation = run.privacy, run.federation
-    if privacy.mechanism in ("none", "client-level"):
+    if privacy.mechanism == "none":
+        return None
+    if privacy.mechanism == "client-level":  # the server's own affair
         return None
     request = PrivacyRequest(
         mechanism=privacy.mechanism,
