@@ -86,6 +86,7 @@ def _answer(message: Message, context: Context, work: Callable[[Path, "Payload"]
 
     Flower would send an exception's text to the server, and the text of an unforeseen one may quote private data.
     """
+    from fl_clients.policy import hides_records
     from fl_clients.refusal import log_failure, refuse
     from fl_clients.wire import from_records, to_records
     from scaleot_core.federation.messages import UNREAD_NONCE, nonce_of
@@ -97,7 +98,7 @@ def _answer(message: Message, context: Context, work: Callable[[Path, "Payload"]
         directory = data_owner_directory(context)
         reply = work(directory, payload)
     except Exception as error:  # noqa: BLE001 - whatever went wrong, nothing but a code may leave
-        reply = refuse(error, nonce)
+        reply = refuse(error, nonce, hides_records=directory is None or hides_records(directory))
         if directory is not None:
             log_failure(error, directory)
     return Message(to_records(reply), reply_to=message)

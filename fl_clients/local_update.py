@@ -60,6 +60,8 @@ def private_update(
     check_has_ledger(privacy)
     terms = ledger_terms(privacy, records)
     with open_ledger(privacy.ledger, terms, epsilon_of=epsilon_of, now=now, mirror=privacy.ledger_mirror) as ledger:
+        if instructions.ledger_head is not None:
+            ledger.check_not_rolled_back(instructions.ledger_head)
         if ledger.chain.budget_epsilon != privacy.epsilon:
             ledger.change_budget(privacy.epsilon, now=now)
         blob = ledger.released(instructions.run, instructions.round)

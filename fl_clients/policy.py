@@ -116,6 +116,14 @@ def read_data_owner_file(directory: Path) -> DataOwnerFile:
     return own.model_copy(update=paths)
 
 
+def hides_records(directory: Path) -> bool:
+    """Tells whether a data owner insists on a mechanism; so does one whose file cannot be read, for all we know."""
+    try:
+        return read_data_owner_file(directory).privacy is not None
+    except InputError:
+        return True
+
+
 _PATHS = ("data", "bundle", "grant", "identity_key", "owner_public_key")
 
 

@@ -33,9 +33,20 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
 """The first row that fits; an error of no row is a fault of ours or of the machine, and is called ``internal``."""
 
 
-def refuse(error: BaseException, nonce: str) -> Payload:
-    """Returns the refusal of the request with this nonce: the error's code, and none of its text."""
-    return Payload(encode_statement(Refusal(nonce=nonce, code=_code(error))))
+WITHHELD = "withheld"
+_TELLING_CODES = ("data", "memory", "internal")
+"""Those that one record can bring about: under a mechanism which of them it was would tell more of it."""
+
+
+def refuse(error: BaseException, nonce: str, *, hides_records: bool) -> Payload:
+    """Returns the refusal of the request with this nonce: the error's code, and none of its text.
+
+    Where the data owner ``hides_records`` behind a mechanism, one code stands for all that a record may bring about.
+    """
+    code = _code(error)
+    if hides_records and code in _TELLING_CODES:
+        code = WITHHELD
+    return Payload(encode_statement(Refusal(nonce=nonce, code=code)))
 
 
 def log_failure(error: BaseException, directory: Path) -> None:

@@ -31,7 +31,8 @@ def audit(run: RunFile, *, canaries: int, confidence: float, reporter: Reporter)
     asked = asked_training(run)
     if asked is None:
         raise InputError(
-            'privacy.mechanism is "none": there is no claim to audit. Name a mechanism in the run file, or with '
+            f'privacy.mechanism is "{run.privacy.mechanism}": there is no claim to audit of the clients. Name a '
+            "mechanism of theirs in the run file, or with "
             "--set privacy.mechanism=dp-sgd"
         )
     round_asked = _round_of_canaries(asked, canaries)

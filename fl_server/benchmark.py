@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from fl_server.benchmark_cases import CASES, Setting, StepCost, load_benchmarked_model
+from fl_server.benchmark_cases import CASES, Setting, load_benchmarked_model
+from fl_server.benchmark_measure import StepCost
 from fl_server.compress import Workbench, importance_settings
 from scaleot_core.compression.controls import random_scores
 from scaleot_core.compression.emulator import write_emulator

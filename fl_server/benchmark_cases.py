@@ -2,9 +2,7 @@
 
 import json
 import math
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -12,50 +10,28 @@ from pathlib import Path
 
 import torch
 
+from fl_server.benchmark_measure import Workload, measure
 from fl_server.compress import DTYPES, asset_or_path, chosen_devices, importance_settings, load_full_model
-from fl_server.device_speed import count_flops, peak_flops_per_second, synchronize
-from fl_server.memory import peak_memory_bytes
 from fl_server.privacy import asked_training, budget_of
 from fl_server.reference import adapter_spec
-from scaleot_core.adapters.adapter import attach_adapter
+from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
 from scaleot_core.adapters.plug_in import plugged_in
 from scaleot_core.compression.emulator import Emulator, read_emulator
 from scaleot_core.compression.importance import SwappableLayers, sample_replaced, train_step
 from scaleot_core.config import with_settings
 from scaleot_core.federation.messages import MechanismName
+from scaleot_core.federation.validation import SCALARS, encode_tensors
 from scaleot_core.models.loading import LanguageModel, random_model
-from scaleot_core.privacy.private_rounds import mechanism_for_round, round_event
+from scaleot_core.privacy.private_rounds import AskedTraining, mechanism_for_round, round_event
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.progress import Reporter, SilentReporter
 from scaleot_core.run_file import RunFile
 from scaleot_core.scoring import BATCH_TOKENS, score_examples
 from scaleot_core.seeds import generator_for
-from scaleot_core.shapes import TokenBlocks
+from scaleot_core.shapes import TensorDict, TokenBlocks
 from scaleot_core.training.data import EncodedExample
 from scaleot_core.training.local import LocalTraining, take_steps
-
-BYTES_PER_MEBIBYTE = 1 << 20
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """What one case costs."""
-
-    seconds_per_step: float
-    """The median over the timed steps."""
-    tokens_per_second: float
-    peak_memory_mebibytes: float
-    """Of the process, libraries and weights included; on a GPU, of its own memory alone."""
-    training_memory_mebibytes: float
-    """How much the steps added to the process that had loaded the weights."""
-    trained_parameters: int
-    flops_per_step: int
-    """Floating-point operations of all matrix products of a step, as ``count_flops`` counts them."""
-    peak_flops_per_second: float
-    """Of the model's device and type, measured: ``peak_flops_per_second``."""
-    share_of_peak: float
-    """``flops_per_step / seconds_per_step`` over ``peak_flops_per_second``."""
 
 
 @dataclass(frozen=True)
@@ -82,47 +58,12 @@ class Setting:
         return cls(run, directory, tuple(values.pop("adapter_layers")), **values)
 
 
-@dataclass(frozen=True)
-class Workload:
-    """A case made ready; ``step`` does one step of its work."""
-
-    step: Callable[[], object]
-    tokens_per_step: int
-    trained_parameters: int
-    device: torch.device
-    dtype: torch.dtype
-
-
 def load_benchmarked_model(run: RunFile, *, has_random_weights: bool, reporter: Reporter) -> LanguageModel:
     """Loads the run file's full model, or makes one of its shape with random weights."""
     if not has_random_weights:
         return load_full_model(run.model, reporter)
     device = _device(run)
     return random_model(asset_or_path(run.model.source, reporter), dtype=DTYPES[run.model.dtype], device=device)
-
-
-def measure(workload: Workload, steps: int) -> StepCost:
-    """Takes one step that is counted, then ``steps`` that are timed, and last measures the device's peak."""
-    before = _peak_mebibytes(workload.device)
-    flops, seconds = count_flops(workload.step), []
-    for _ in range(steps):
-        synchronize(workload.device)
-        started = time.perf_counter()
-        workload.step()
-        synchronize(workload.device)
-        seconds.append(time.perf_counter() - started)
-    memory, median = _peak_mebibytes(workload.device), statistics.median(seconds)
-    peak = peak_flops_per_second(workload.device, workload.dtype)
-    return StepCost(
-        seconds_per_step=median,
-        tokens_per_second=workload.tokens_per_step / median,
-        peak_memory_mebibytes=memory,
-        training_memory_mebibytes=memory - before,
-        trained_parameters=workload.trained_parameters,
-        flops_per_step=flops,
-        peak_flops_per_second=peak,
-        share_of_peak=flops / median / peak,
-    )
 
 
 def _stage_1(setting: Setting, _: ExitStack) -> Workload:
@@ -168,6 +109,7 @@ def _client_step(held: LanguageModel | Emulator, layers: tuple[int, ...], settin
         lambda: next(steps),
         tokens_per_step=tokens.numel(),
         trained_parameters=sum(parameter.numel() for parameter in parameters),
+        sent_bytes=len(encode_tensors(attached.state())) * federation.rounds,
         device=held.model.device,
         dtype=held.model.dtype,
     )
@@ -195,12 +137,13 @@ def _emulator_inference(setting: Setting, _: ExitStack) -> Workload:
 def _private_step(mechanism: MechanismName) -> Callable[[Setting, ExitStack], Workload]:
     """Returns the case of a noisy step on the same examples, all of them in its sample; of dpzero along all directions.
 
-    What the optimizer does with it is left out.
+    The adapter is that of a step without noise. What the optimizer does with the sum is left out.
     """
 
     def workload(setting: Setting, _: ExitStack) -> Workload:
         emulator = _emulator(setting)
-        run = with_settings(setting.run, {"privacy.mechanism": mechanism})
+        aggregation = setting.run.federation.aggregation
+        run = with_settings(setting.run, {"privacy.mechanism": mechanism, "federation.aggregation": aggregation})
         attached = attach_adapter(emulator.model, emulator.layout, adapter_spec(run, emulator.plan.adapter_layers))
         tokens = _random_tokens(emulator, run.federation.batch_size, setting.example_tokens)
         asked = asked_training(run)
@@ -220,11 +163,19 @@ def _private_step(mechanism: MechanismName) -> Callable[[Setting, ExitStack], Wo
             lambda: private.step(task, 0, secret),
             tokens_per_step=tokens.numel(),
             trained_parameters=sum(parameter.numel() for parameter in attached.trainable().values()),
+            sent_bytes=len(encode_tensors(_sent(asked, attached))) * asked.privacy.rounds,
             device=emulator.model.device,
             dtype=emulator.model.dtype,
         )
 
     return workload
+
+
+def _sent(asked: AskedTraining, attached: AttachedAdapter) -> TensorDict:
+    """Returns tensors of the shapes that a round's update has."""
+    if asked.privacy.sends_scalars:
+        return {SCALARS: torch.zeros(asked.local_steps, asked.privacy.num_directions, dtype=torch.int32)}
+    return attached.state()
 
 
 def _full_model_step(setting: Setting, _: ExitStack) -> Workload:
@@ -281,11 +232,6 @@ def _random_tokens(held: LanguageModel | Emulator, count: int, length: int) -> T
 
 def _examples(tokens: TokenBlocks) -> list[EncodedExample]:
     return [EncodedExample(tuple(row), len(row) - 1) for row in tokens.tolist()]
-
-
-def _peak_mebibytes(device: torch.device) -> float:
-    size_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory_bytes()
-    return size_bytes / BYTES_PER_MEBIBYTE
 
 
 def main() -> None:

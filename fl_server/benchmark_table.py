@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from fl_server.benchmark_cases import StepCost
+from fl_server.benchmark_measure import StepCost
 
-_COLUMNS = ("s / step", "tokens / s", "share of peak", "peak MiB", "training MiB", "trained parameters")
+_COLUMNS = ("s / step", "tokens / s", "share of peak", "peak MiB", "training MiB", "trained parameters", "sent bytes")
 
 
 def print_costs(costs: Mapping[str, StepCost], console: Console) -> None:
@@ -24,6 +24,7 @@ def print_costs(costs: Mapping[str, StepCost], console: Console) -> None:
             f"{cost.peak_memory_mebibytes:.0f}",
             f"{cost.training_memory_mebibytes:.0f}",
             f"{cost.trained_parameters:,}",
+            f"{cost.sent_bytes:,}",
         )
     console.print(table)
     best = max((cost.peak_flops_per_second for cost in costs.values()), default=0.0)

@@ -10,7 +10,7 @@ from scaleot_core.errors import DataError
 from scaleot_core.progress import Reporter
 from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed, generator_for
-from scaleot_core.training.data import Record, partition_records, read_records
+from scaleot_core.training.data import Record, few_shot, partition_records, read_records
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ def read_data(run: RunFile, reporter: Reporter) -> Data:
     Without a test file that many records of the training file are held back.
 
     Raises:
-        DataError: a file cannot be read, is faulty, or has fewer records than there are clients.
+        DataError: a file cannot be read, is faulty, or has fewer records than there are clients, or of a label fewer
+            than ``data.examples_per_class``.
         AssetError: an embedded asset could not be fetched.
     """
     data, federation, count = run.data, run.federation, run.evaluation.examples
@@ -45,6 +46,8 @@ def read_data(run: RunFile, reporter: Reporter) -> Data:
     else:
         train, test = hold_back(train, count)
     validation = read_records(asset_or_path(data.validation, reporter)) if data.validation else ()
+    if data.examples_per_class:
+        train = few_shot(train, per_class=data.examples_per_class, seed=run.seed)
     partitions = partition_records(
         train,
         clients=federation.clients,

@@ -24,6 +24,7 @@ from scaleot_core.errors import InputError, OutputError, RunFileError
 from scaleot_core.federation.messages import MAX_SEED, PrivacyRequest, PrivateRelease, RunName
 from scaleot_core.federation.rules import Aggregation, AggregationRule
 from scaleot_core.federation.validation import encode_tensors
+from scaleot_core.privacy.client_level import ClientLevelNoise
 from scaleot_core.privacy.private_rounds import AskedTraining
 from scaleot_core.shapes import TensorDict
 
@@ -59,6 +60,8 @@ class OwnerRunSettings(BaseModel):
     bundle_digest: Sha256
     privacy: PrivacyRequest | None = None
     """The mechanism that updates come through; ``None`` takes them as they are."""
+    client_level: ClientLevelNoise | None = None
+    """What the server adds to the sum of updates, that trust it with what they are; ``None`` for nothing."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     round_deadline_seconds: Annotated[float, Field(gt=0)]
     max_examples: Count = 10_000_000
@@ -89,6 +92,8 @@ class OwnerRunSettings(BaseModel):
                 f"aggregation is {self.aggregation.value}, but the scalars of {self.privacy.mechanism} can only be "
                 "averaged: fedavg or ffa"
             )
+        if self.client_level is not None and (self.privacy is not None or not self.aggregation.is_mean):
+            raise ValueError("client_level goes with fedavg or ffa, and with no mechanism of the clients")
         if self.clients_per_round > self.clients:
             raise ValueError(f"clients_per_round is {self.clients_per_round}, but there are {self.clients} clients")
         if not 0 <= self.adapter.seed <= MAX_SEED:

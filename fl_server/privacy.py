@@ -1,5 +1,6 @@
 """Differential privacy as the model owner's side sees it: what a run file asks for, what it costs, what was spent."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 from fl_server.owner import RoundRecord
 from fl_server.workspace import organisation
 from scaleot_core.federation.messages import PrivacyRequest, PrivateRelease
-from scaleot_core.privacy.accountant import Accountant
+from scaleot_core.privacy import client_level
+from scaleot_core.privacy.accountant import Accountant, epsilon_of
+from scaleot_core.privacy.client_level import ClientLevelNoise
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, named_event, round_event, unit_of
 from scaleot_core.progress import Reporter
@@ -18,9 +21,11 @@ from scaleot_core.training.data import Record
 
 
 def asked_training(run: RunFile) -> AskedTraining | None:
-    """Returns what the run file asks of its clients under a mechanism of privacy; ``None`` without one."""
+    """Returns what the run file asks of its clients under a mechanism of theirs; ``None`` without one."""
     privacy, federation = run.privacy, run.federation
     if privacy.mechanism == "none":
+        return None
+    if privacy.mechanism == "client-level":  # the server's own affair
         return None
     request = PrivacyRequest(
         mechanism=privacy.mechanism,
@@ -44,9 +49,27 @@ def budget_of(run: RunFile) -> PrivacyBudget:
     return PrivacyBudget(run.privacy.epsilon, run.privacy.delta, run.privacy.noise_multiplier or None)
 
 
+def server_noise(run: RunFile) -> ClientLevelNoise | None:
+    """Returns the noise that the server itself adds; ``None`` unless the mechanism is client-level.
+
+    Raises:
+        BudgetExhaustedError, InputError: as ``client_level.client_level_noise``.
+    """
+    if run.privacy.mechanism != client_level.NAME:
+        return None
+    return client_level.client_level_noise(
+        epsilon=run.privacy.epsilon,
+        delta=run.privacy.delta,
+        noise_multiplier=run.privacy.noise_multiplier or None,
+        rounds=run.federation.rounds,
+        max_update_norm=run.privacy.max_grad_norm,
+        cohort_size=run.federation.clients_per_round,
+    )
+
+
 def own_privacy(run: RunFile) -> dict[str, Any] | None:
-    """Returns what a simulated data owner's own file says of privacy; ``None`` without a mechanism."""
-    if run.privacy.mechanism == "none":
+    """Returns what a simulated data owner's own file says of privacy; ``None`` without a mechanism of its own."""
+    if run.privacy.mechanism in ("none", client_level.NAME):
         return None
     own = {"epsilon": run.privacy.epsilon, "delta": run.privacy.delta, "mechanisms": [run.privacy.mechanism]}
     return own | ({"noise_multiplier": run.privacy.noise_multiplier} if run.privacy.noise_multiplier else {})
@@ -72,6 +95,8 @@ def planned_events(run: RunFile, partitions: Sequence[Sequence[Record]]) -> dict
 def planned_lines(run: RunFile, partitions: Sequence[Sequence[Record]]) -> list[str]:
     """Says, for people, what noise each data owner will add and what all rounds cost it; raises as the events do."""
     accountant = Accountant()
+    if noise := server_noise(run):
+        return _server_lines(run, noise)
     lines = []
     for (client, event), records in zip(planned_events(run, partitions).items(), partitions, strict=False):
         epsilon = accountant.epsilon((event,), run.privacy.delta)
@@ -85,6 +110,18 @@ def planned_lines(run: RunFile, partitions: Sequence[Sequence[Record]]) -> list[
                 f"warning: {client}: delta {run.privacy.delta:g} is not below one over its {len(records)} records: "
                 "a mechanism that publishes one record at random would pass"
             )
+    return lines
+
+
+def _server_lines(run: RunFile, noise: ClientLevelNoise) -> list[str]:
+    rounds, delta = run.federation.rounds, run.privacy.delta
+    lines = [
+        f"server: updates clipped to {noise.max_update_norm:g}, gaussian noise of standard deviation "
+        f"{noise.noise_multiplier:.4g} times the bound on the sum of {noise.cohort_size}, {rounds} releases: "
+        f"epsilon {epsilon_of((noise.event(rounds),), delta):.4g} at delta {delta:g} for {client_level.CLIENT_UNIT[0]}"
+    ]
+    if delta >= 1 / run.federation.clients:
+        lines.append(f"warning: delta {delta:g} is not below one over the {run.federation.clients} clients")
     return lines
 
 
@@ -103,6 +140,8 @@ def reported_privacy(run: RunFile, rounds: Iterable[RoundRecord]) -> ReportedPri
     mechanism = run.privacy.mechanism
     if mechanism == "none":
         return ReportedPrivacy(mechanism, None, None, None, ())
+    if noise := server_noise(run):
+        return _reported_by_server(run, noise, rounds)
     releases: dict[str, list[PrivateRelease]] = {}
     for record in rounds:
         for client, release in record.privacy.items():
@@ -112,14 +151,26 @@ def reported_privacy(run: RunFile, rounds: Iterable[RoundRecord]) -> ReportedPri
     return ReportedPrivacy(mechanism, most, run.privacy.delta, unit_of(mechanism)[0], clients)
 
 
+def _reported_by_server(run: RunFile, noise: ClientLevelNoise, rounds: Iterable[RoundRecord]) -> ReportedPrivacy:
+    took_part = Counter(client for record in rounds for client in record.clients)
+    events = {client: (noise.event(count),) for client, count in sorted(took_part.items())}
+    unit = client_level.CLIENT_UNIT
+    clients = tuple(_figures(client, event, run.privacy.delta, unit) for client, event in events.items())
+    most = max((client["epsilon_spent"] for client in clients), default=0.0)
+    return ReportedPrivacy(client_level.NAME, most, run.privacy.delta, unit[0], clients)
+
+
 def _client(client: str, said: Sequence[PrivateRelease], delta: float, mechanism: str) -> Mapping[str, Any]:
-    events = [named_event(one) for one in said]
-    unit, neighbouring = unit_of(mechanism)
-    statement = replace(Accountant().statement(events, delta), unit=unit, neighbouring=neighbouring)
+    figures = _figures(client, [named_event(one) for one in said], delta, unit_of(mechanism))
+    return figures | {"rounds": len(said)}
+
+
+def _figures(client: str, events: Sequence[PrivacyEvent], delta: float, unit: tuple[str, str]) -> dict[str, Any]:
+    statement = replace(Accountant().statement(events, delta), unit=unit[0], neighbouring=unit[1])
     return {
         "client": client,
         "epsilon_spent": statement.epsilon,
-        "rounds": len(said),
+        "rounds": statement.releases,
         "releases": statement.releases,
         "noise_stddev": max(event.law().stddev() for event in events),
         "sample_rate": max(event.sample_rate for event in events),

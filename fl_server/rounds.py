@@ -1,7 +1,7 @@
 """The rounds of one run: whom the server asks, what it believes, and what it keeps after each."""
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,9 @@ from scaleot_core.federation.validation import (
     encode_tensors,
     validate_update,
 )
+from scaleot_core.privacy.client_level import advance_with_noise
 from scaleot_core.privacy.private_rounds import advance_by_scalars, expected_scalars, promised_event
+from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.progress import Reporter, Stage
 
 TRAIN = "train"
@@ -60,7 +62,7 @@ def conduct_rounds(exchange: Exchange, directory: Path, reporter: Reporter) -> N
     exchange.wait_for_nodes(settings.clients, deadline=exchange.clock() + settings.round_deadline_seconds)
     with reporter.stage("rounds", steps=settings.rounds * settings.clients_per_round) as stage:
         for _ in range(settings.rounds):
-            outcome, record = run_round(exchange, roster, settings, state, stage)
+            outcome, record = run_round(exchange, roster, settings, state, stage, heads=ledger_heads(records))
             records.append(record)
             state = outcome.state if outcome else state
             save_rounds(directory, settings.run, state.adapter, tuple(records))
@@ -68,14 +70,28 @@ def conduct_rounds(exchange: Exchange, directory: Path, reporter: Reporter) -> N
             stage.advance(0, loss=record.train_loss)
 
 
+def ledger_heads(records: Iterable[RoundRecord]) -> dict[str, str]:
+    """Returns the last head of each client's ledger that came with an accepted update."""
+    return {client: said.ledger_head for record in records for client, said in record.privacy.items()}
+
+
 def run_round(
-    exchange: Exchange, roster: Roster, settings: OwnerRunSettings, state: FederationState, stage: Stage
+    exchange: Exchange,
+    roster: Roster,
+    settings: OwnerRunSettings,
+    state: FederationState,
+    stage: Stage,
+    *,
+    heads: Mapping[str, str],
 ) -> tuple[RoundOutcome | None, RoundRecord]:
-    """Runs the round after ``state``; with fewer accepted updates than the rule needs there is only the record."""
+    """Runs the round after ``state``; with fewer accepted updates than the rule needs there is only the record.
+
+    ``heads`` are those of ``ledger_heads``: each client is told its own, and finds out if its ledger went back.
+    """
     started, waited = exchange.clock(), exchange.waited_seconds
     turned_away = roster.update(deadline=started + settings.round_deadline_seconds)
     replies = _Replies(exchange, stage, settings, rejected=list(turned_away))
-    payloads, invitations = _invite(exchange, roster.idle_clients(), settings, state)
+    payloads, invitations = _invite(exchange, roster.idle_clients(), settings, state, heads)
     try:
         outcome = _advance(settings, state, replies.accepted(invitations))
         failure = None
@@ -147,7 +163,11 @@ class _Replies:
 
 
 def _invite(
-    exchange: Exchange, nodes: dict[str, int], settings: OwnerRunSettings, state: FederationState
+    exchange: Exchange,
+    nodes: dict[str, int],
+    settings: OwnerRunSettings,
+    state: FederationState,
+    heads: Mapping[str, str],
 ) -> tuple[list[Payload], list[Invitation]]:
     """Draws the cohort and sends every member its instructions and the global adapter."""
     round_number, base = state.rounds_done + 1, encode_tensors(state.adapter)
@@ -155,7 +175,7 @@ def _invite(
     deadline = exchange.clock() + settings.round_deadline_seconds
     payloads, invitations = [], []
     for client in cohort:
-        instructions = _instructions(settings, round_number, client, digest_of(base))
+        instructions = _instructions(settings, round_number, client, digest_of(base), heads.get(client))
         payload = Payload(encode_statement(instructions), base)
         request = exchange.send(
             nodes[client], payload, TRAIN, label=client, nonce=instructions.nonce, deadline=deadline
@@ -169,10 +189,14 @@ def _advance(settings: OwnerRunSettings, state: FederationState, updates: Iterat
     asked = settings.asked_training
     if asked is not None and asked.privacy.sends_scalars:
         return advance_by_scalars(state, updates, asked)
+    if settings.client_level is not None:
+        return advance_with_noise(state, updates, settings.client_level, SecretSource())
     return advance(state, updates, settings.rule)
 
 
-def _instructions(settings: OwnerRunSettings, round_number: int, client: str, base_sha256: str) -> Instructions:
+def _instructions(
+    settings: OwnerRunSettings, round_number: int, client: str, base_sha256: str, ledger_head: str | None
+) -> Instructions:
     return Instructions(
         run=settings.run,
         round=round_number,
@@ -188,6 +212,7 @@ def _instructions(settings: OwnerRunSettings, round_number: int, client: str, ba
         max_tokens=settings.max_tokens,
         seed=settings.seed,
         privacy=settings.privacy,
+        ledger_head=ledger_head,
     )
 
 

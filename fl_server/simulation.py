@@ -20,7 +20,7 @@ from fl_server.owner import (
     round_adapter_file,
     write_run,
 )
-from fl_server.privacy import asked_training, check_privacy, own_privacy
+from fl_server.privacy import asked_training, check_privacy, own_privacy, server_noise
 from fl_server.reference import adapter_spec, full_fine_tuned
 from fl_server.report import Findings, make_report
 from fl_server.stopwatch import Stopwatch
@@ -212,6 +212,7 @@ def _run_settings(run: RunFile, spec: AdapterSpec, sealed: SealedBundle) -> Owne
         adapter=spec,
         bundle_digest=sealed.digest,
         privacy=asked.privacy if (asked := asked_training(run)) else None,
+        client_level=server_noise(run),
         seed=derive_seed(run.seed, "federation"),
         round_deadline_seconds=ROUND_DEADLINE_SECONDS,
     )

@@ -99,6 +99,9 @@ class DataSection(Section):
     validation: str = Field(
         "", description="an asset's name or a file; the round with the least emulator loss on it wins, not the last"
     )
+    examples_per_class: int = Field(
+        0, ge=0, description="few-shot: training records of each label, drawn by the seed; 0 takes all"
+    )
 
 
 def _every_client(valid: dict[str, Any]) -> int:
@@ -125,7 +128,7 @@ class FederationSection(Section):
     aggregation: AggregationName = Field(
         "fedavg",
         description="means: fedavg; ffa, which freezes LoRA's A, and product, of B A, are exact; "
-        "the others withstand hostile clients",
+        "the others withstand hostile clients; ffa unless given where a mechanism hides single records",
     )
     trimmed_share: float = Field(0.2, gt=0, lt=0.5, description="of trimmed_mean: clients left out at either end")
     assumed_attackers: int = Field(
@@ -157,12 +160,14 @@ class FederationSection(Section):
 class PrivacySection(Section):
     """The data owners' differential privacy."""
 
-    mechanism: Literal["none", "dp-sgd", "dpzero", "lmo-dp", "update-gaussian"] = Field(
-        "none", description="none: no differential privacy, updates can leak training text"
+    mechanism: Literal["none", "dp-sgd", "dpzero", "lmo-dp", "update-gaussian", "client-level"] = Field(
+        "none", description="none: updates can leak training text; client-level: the server adds the noise, trusted"
     )
     epsilon: float = Field(8.0, gt=0, description="every data owner's budget, over all rounds")
     delta: float = Field(1e-5, gt=0, lt=1, description="less than one over the records of the smallest data owner")
-    max_grad_norm: float = Field(1.0, gt=0, description="bound of one example; of update-gaussian, of the update")
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="bound of one example; of update-gaussian and client-level, of an update"
+    )
     noise_multiplier: float = Field(
         0.0, ge=0, description="standard deviation over that bound; 0 takes the least that keeps the budget"
     )
@@ -241,6 +246,8 @@ def aggregation_fault(aggregation: object, adapter_kind: object, mechanism: obje
         return f'adapter.kind = "lora" beside it: another adapter has no {lacks}'
     if aggregation in get_args(AggregationName)[2:] and mechanism in ("dpzero", "lmo-dp"):
         return f'"fedavg" or "ffa" beside privacy.mechanism = "{mechanism}", whose scalars can only be averaged'
+    if aggregation in get_args(AggregationName)[2:] and mechanism == "client-level":
+        return '"fedavg" or "ffa" beside privacy.mechanism = "client-level", whose noise is made for a sum'
     return None
 
 
@@ -261,6 +268,15 @@ class RunFile(Section):
 
     @model_validator(mode="after")
     def _aggregation_fits(self) -> "RunFile":
+        if (
+            "aggregation" not in self.federation.model_fields_set
+            and self.adapter.kind == "lora"
+            and self.privacy.mechanism in ("dp-sgd", "dpzero", "lmo-dp")
+        ):
+            # A default of one section that follows two others: set, and still not given.
+            federation = self.federation.model_copy(update={"aggregation": "ffa"})
+            federation.model_fields_set.discard("aggregation")
+            vars(self)["federation"] = federation
         aggregation = self.federation.aggregation
         if fault := aggregation_fault(aggregation, self.adapter.kind, self.privacy.mechanism):
             raise PydanticCustomError("scaleot", "{fault}", {"fault": fault, "key": "federation.aggregation"})

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from scaleot_core.config import read_run_file, to_toml
+from scaleot_core.config import read_run_file, to_toml, with_settings
 from scaleot_core.errors import RunFileError
 from scaleot_core.run_file import AdapterSection, FederationSection, RunFile
 
@@ -152,6 +152,22 @@ def test_every_client_takes_part_in_a_round_unless_the_file_says_fewer() -> None
     assert read_run_file(None, ["federation.clients=9", "federation.clients_per_round=2"]).federation.clients == 9
 
 
+@pytest.mark.parametrize("mechanism", ["dp-sgd", "dpzero", "lmo-dp"])
+def test_lora_under_noise_on_single_records_is_averaged_by_ffa_unless_the_file_says_otherwise(mechanism: str) -> None:
+    noisy = f"privacy.mechanism={mechanism}"
+    run = read_run_file(None, [noisy])
+    assert run.federation.aggregation == "ffa"
+    assert read_run_file(None, [noisy, "federation.aggregation=fedavg"]).federation.aggregation == "fedavg"
+    assert read_run_file(None, [noisy, "adapter.kind=layers"]).federation.aggregation == "fedavg"
+    assert with_settings(run, {"privacy.mechanism": "none"}).federation.aggregation == "fedavg"
+
+
+def test_a_default_that_follows_another_section_is_written_out_and_reads_back(tmp_path: Path) -> None:
+    run = read_run_file(None, ["privacy.mechanism=dp-sgd"])
+    assert 'aggregation = "ffa"' in to_toml(run)
+    assert read_run_file(write(tmp_path / "run.toml", to_toml(run)), []) == run
+
+
 def test_a_round_cannot_have_more_clients_than_there_are() -> None:
     [fault] = faults_of(None, "federation.clients=3", "federation.clients_per_round=4")
     assert fault.startswith("federation.clients_per_round: got 4, expected at most federation.clients, which is 3")
@@ -268,3 +284,11 @@ def test_a_run_file_that_cannot_be_read_or_is_no_toml_is_one_clear_fault(tmp_pat
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     [fault] = faults_of(tmp_path / "binary.toml")
     assert fault.startswith("it is no TOML")
+
+
+@pytest.mark.parametrize("aggregation", ["product", "median", "trimmed_mean", "multi_krum", "geometric_median"])
+def test_the_server_s_noise_is_made_for_a_sum_and_for_no_other_rule(aggregation: str) -> None:
+    [fault] = faults_of(
+        None, "privacy.mechanism=client-level", f"federation.aggregation={aggregation}", "federation.clients=9"
+    )
+    assert 'expected "fedavg" or "ffa" beside privacy.mechanism = "client-level"' in fault

@@ -152,7 +152,9 @@ class Bench:
 
     def _tuning_inputs(self, run: RunFile) -> dict[str, Any]:
         validation = self._digest_of(run.data.validation) if run.data.validation else None
+        few_shot = {"examples_per_class": run.data.examples_per_class} if run.data.examples_per_class else {}
         return {
+            **few_shot,
             "seed": run.seed,
             "train": self._digest_of(run.data.train),
             "validation": validation,

@@ -6,7 +6,7 @@ A run with the same run file through server, seal and clients gives the same ada
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fl_server.privacy import asked_training, budget_of
+from fl_server.privacy import asked_training, budget_of, server_noise
 from fl_server.workspace import organisation
 from scaleot_core.adapters.adapter import AdapterSpec, AttachedAdapter, attach_adapter
 from scaleot_core.compression.emulator import Emulator
@@ -14,6 +14,7 @@ from scaleot_core.errors import RoundFailedError
 from scaleot_core.federation.averaging import Aggregator, aggregator_for
 from scaleot_core.federation.cohort import select_cohort
 from scaleot_core.federation.rules import Aggregation, AggregationRule
+from scaleot_core.privacy.client_level import NoisedMean
 from scaleot_core.privacy.private_rounds import AskedTraining, mechanism_for_round, moved_by_mean, round_event
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import SecretSource
@@ -83,7 +84,7 @@ class _PlainRounds:
         self, adapter: TensorDict, cohort: Sequence[str], number: int, stage: Stage
     ) -> tuple[TensorDict, float | None]:
         """Returns the aggregate of the cohort's adapters, each tuned from ``adapter``, and the mean of their losses."""
-        aggregator, accepted = aggregator_for(_rule(self.run), adapter), 0
+        aggregator, accepted = _aggregator(self.run, adapter), 0
         for client in cohort:
             self.attached.load(adapter)
             accepted += self._add_to(aggregator, client, number)
@@ -154,6 +155,11 @@ class _PrivateRounds:
         way = mechanism.choose_way(self.attached, pad_token_id=self.pad_token_id)
         task = LocalTask(self.attached, examples, self.pad_token_id, way)
         return mechanism.release(task, secret=SecretSource(), charge=lambda _: None, reporter=SilentReporter()).tensors
+
+
+def _aggregator(run: RunFile, base: TensorDict) -> Aggregator:
+    noise = server_noise(run)
+    return aggregator_for(_rule(run), base) if noise is None else NoisedMean(base, noise, SecretSource())
 
 
 def _rule(run: RunFile) -> AggregationRule:

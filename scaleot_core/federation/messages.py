@@ -113,6 +113,8 @@ class Instructions(BaseModel):
     """Of the run; a client derives its own stream from it by round and name."""
     privacy: PrivacyRequest | None = None
     """``None`` asks for updates as they are."""
+    ledger_head: Sha256 | None = None
+    """The last head of this client's ledger that the server has seen: an older copy of the ledger lacks that line."""
 
 
 class PrivateRelease(BaseModel):

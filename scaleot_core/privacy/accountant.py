@@ -13,7 +13,7 @@ from what was released (Renyi filters do, at their price).
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from importlib.metadata import version
 from typing import Final
 
@@ -29,6 +29,9 @@ LEAST_DELTA: Final = 1e-11
 """Below it the truncated tails (1e-15 for each composition) and float64's rounding would be most of it."""
 ROUNDING_DELTA: Final = 2.0**-53
 """What a release takes of delta for float64's rounding in the transform: six times what it was measured to lose."""
+
+REMEMBERED_KINDS: Final = 32
+"""Distributions that a process keeps, of a few megabytes each: more than a calibration tries."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,7 @@ class PrivacyStatement:
 
 
 class Accountant:
-    """Composes events; it remembers the distributions it has made, and nothing about any data set."""
-
-    def __init__(self) -> None:
-        self._single: dict[EventKind, PrivacyLossDistribution] = {}
+    """Composes events; it remembers nothing about any data set, and the process remembers the distributions made."""
 
     def epsilon(self, events: Iterable[PrivacyEvent], delta: float) -> float:
         """Returns the least epsilon that is known to hold for all the events together.
@@ -98,22 +98,24 @@ class Accountant:
         return PrivacyStatement(self.epsilon(merged, delta), delta, noises, _sampling(merged), releases)
 
     def _compose(self, events: tuple[PrivacyEvent, ...]) -> PrivacyLossDistribution:
-        powers = (loss_power(self._distribution(event), event.count) for event in events)
+        powers = (loss_power(_distribution(event.kind), event.count) for event in events)
         return reduce(PrivacyLossDistribution.compose, powers)
 
     def _is_bounded(self, events: tuple[PrivacyEvent, ...]) -> bool:
         """Tells whether the events' mean loss is small enough for the distribution of its sum to fit in memory."""
-        return sum(event.count * mean_loss(self._distribution(event)) for event in events) <= MOST_EPSILON
-
-    def _distribution(self, event: PrivacyEvent) -> PrivacyLossDistribution:
-        if event.kind not in self._single:
-            self._single[event.kind] = event.law().privacy_loss(event.sample_rate)
-        return self._single[event.kind]
+        return sum(event.count * mean_loss(_distribution(event.kind)) for event in events) <= MOST_EPSILON
 
 
 def epsilon_of(events: Iterable[PrivacyEvent], delta: float) -> float:
     """Returns the epsilon of events; see ``Accountant.epsilon``."""
     return Accountant().epsilon(events, delta)
+
+
+@lru_cache(maxsize=REMEMBERED_KINDS)
+def _distribution(kind: EventKind) -> PrivacyLossDistribution:
+    """Returns the loss of one release; ledger, calibration and report of a process ask for the same few kinds."""
+    noise, parameters, sample_rate = kind
+    return PrivacyEvent(noise, dict(parameters), sample_rate, count=1).law().privacy_loss(sample_rate)
 
 
 def check_delta(delta: float) -> None:

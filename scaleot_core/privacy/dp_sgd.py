@@ -44,7 +44,7 @@ class DPSGD:
     rows: int = 4
     """Examples in one backward pass: a matter of time and memory, not of the batch size.
 
-    Empty rows are computed too (see ``physical_batches``): an eighth of the expected batch size is a good choice.
+    Empty rows are computed too (see ``physical_batches``): a quarter of the expected batch size is a good choice.
     """
     recomputes_activations: bool = False
     """Less memory for more time, one example at a time."""

@@ -101,13 +101,14 @@ class _RowHooks(GradSampleHooks):  # type: ignore[misc] # Opacus has no types
 def _hooked(attached: AttachedAdapter, *, rows: int) -> Iterator[None]:
     """Attaches the hooks; afterwards model and parameters are as they were.
 
-    Opacus looks only at modules in training mode; the owners are linear maps, which behave alike in both modes.
+    Opacus is shown the owners alone: to look through the whole model takes it longer than a few rows do. It looks only
+    at modules in training mode; the owners are linear maps, which behave alike in both modes.
     """
     owners = [module for _, module in owners_of(attached)]
     modes = [module.training for module in owners]
     for module in owners:
         module.training = True
-    hooks = _RowHooks(attached.model, rows=rows)
+    hooks = _RowHooks(nn.ModuleList(owners), rows=rows)
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
 """Data for training and evaluation: read it, split it among clients, turn it into token ids.
 
-``read_records`` -> ``partition_records`` -> ``encode_for_training`` or ``text_blocks`` -> ``collate``.
+``read_records`` -> ``few_shot`` -> ``partition_records`` -> ``encode_for_training`` or ``text_blocks`` -> ``collate``.
 """
 
 from scaleot_core.training.encoding import (
@@ -12,6 +12,7 @@ from scaleot_core.training.encoding import (
     encode_for_training,
     text_blocks,
 )
+from scaleot_core.training.few_shot import few_shot
 from scaleot_core.training.partition import PartitionMethod, partition_records
 from scaleot_core.training.records import (
     AnswerRecord,
@@ -39,6 +40,7 @@ __all__ = [
     "collate",
     "encode_first_examples",
     "encode_for_training",
+    "few_shot",
     "partition_records",
     "read_records",
     "text_blocks",

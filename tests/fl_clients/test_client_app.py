@@ -19,6 +19,8 @@ from scaleot_core.federation.messages import (
     decode_statement,
     encode_statement,
 )
+from tests.support.federations import build_federation
+from tests.support.private_updates import instructions, private_federation
 
 PRIVATE = "patient Meier, born 1961"
 ASKED = Payload(encode_statement(IntroductionRequest(run="run-1", nonce="a" * 64)))
@@ -101,3 +103,19 @@ def test_malformed_requests_are_refused_with_a_code(tmp_path: Path, content: Rec
 def test_importing_the_apps_imports_no_torch() -> None:
     code = "import fl_clients.client_app, fl_server.server_app, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("mechanism", "code"), [("dp-sgd", "withheld"), (None, "data")])
+def test_a_record_that_cannot_be_read_is_told_apart_only_where_nothing_is_hidden(
+    tmp_path: Path, mechanism: str | None, code: str
+) -> None:
+    federation = (
+        build_federation(tmp_path, clients=1)
+        if mechanism is None
+        else private_federation(tmp_path, mechanism, clients=1)
+    )
+    (directory,) = federation.data_owner_directories
+    (directory / "train.jsonl.gz").write_bytes(b"{")
+    reply = ask(directory, to_records(instructions(federation)), "train")
+    assert refusal_of(reply).code == code
+    assert "DataError" in (directory / FAILURE_LOG).read_text()

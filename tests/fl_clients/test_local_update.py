@@ -1,5 +1,6 @@
 """A data owner's round under a mechanism: through its own ledger, within its own budget, and nothing else leaves."""
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,10 @@ def test_the_budget_refuses_a_round_whatever_the_server_asks(tmp_path: Path) -> 
     with pytest.raises(BudgetExhaustedError) as refused:
         part(federation, round=2, privacy=privacy_request(rounds=1))
     assert refused.value.rounds_that_fit == 0 and refused.value.exit_code == 4
-    assert decode_statement(refuse(refused.value, "a" * 64).statement, Refusal).code == "privacy.budget"
+    assert (
+        decode_statement(refuse(refused.value, "a" * 64, hides_records=True).statement, Refusal).code
+        == "privacy.budget"
+    )
     assert sum(isinstance(entry, Reserved) for entry in ledger_entries(federation)) == 1
 
 
@@ -185,3 +189,26 @@ def test_a_long_record_counts_as_one(tmp_path: Path) -> None:
     """At four tokens an example every sentence of the clinic would give several."""
     federation = private_federation(tmp_path, "dp-sgd", clients=1)
     assert statement_of(part(federation, max_tokens=4)).num_examples == 8
+
+
+def test_a_ledger_that_went_back_is_noticed_by_the_head_that_the_server_saw(tmp_path: Path) -> None:
+    """All of the data owner's disk is restored, mirror and head file included: nobody else can know."""
+    federation = private_federation(tmp_path / "federation", "dp-sgd", clients=1)
+    ledger = federation.data_owner_directories[0] / "ledger"
+    shutil.copytree(ledger, tmp_path / "backup")
+    said = statement_of(part(federation)).privacy
+    assert said is not None
+    shutil.rmtree(ledger)
+    shutil.copytree(tmp_path / "backup", ledger)
+    with pytest.raises(LedgerError, match="older copy") as refused:
+        part(federation, round=2, ledger_head=said.ledger_head)
+    assert refused.value.exit_code == 3
+    assert not any(isinstance(entry, Reserved) for entry in ledger_entries(federation))
+
+
+def test_a_ledger_that_went_on_has_every_head_that_the_server_saw(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    said = statement_of(part(federation)).privacy
+    assert said is not None
+    part(federation, round=2, ledger_head=said.ledger_head)
+    assert sum(isinstance(entry, Committed) for entry in ledger_entries(federation)) == 2

@@ -9,7 +9,8 @@ import torch
 from rich.console import Console
 
 from fl_server.benchmark import run_benchmark
-from fl_server.benchmark_cases import CASES, Setting, StepCost, Workload, load_benchmarked_model, measure
+from fl_server.benchmark_cases import CASES, Setting, load_benchmarked_model
+from fl_server.benchmark_measure import StepCost, Workload, measure
 from fl_server.benchmark_table import print_costs
 from fl_server.compress import Workbench, chosen_devices
 from fl_server.device_speed import count_flops, peak_flops_per_second
@@ -94,11 +95,12 @@ def test_what_is_reported_follows_from_what_was_measured() -> None:
 
 def test_every_case_does_its_work_on_the_model_of_the_run_file(tmp_path: Path) -> None:
     setting = tiny_setting(tmp_path)
-    trained, flops, tokens = {}, {}, {}
+    trained, flops, tokens, sent = {}, {}, {}, {}
     for case, prepare in CASES.items():
         with ExitStack() as stack:
             workload = prepare(setting, stack)
             trained[case], tokens[case] = workload.trained_parameters, workload.tokens_per_step
+            sent[case] = workload.sent_bytes
             flops[case] = count_flops(workload.step)
             workload.step()
     assert trained == {
@@ -121,6 +123,15 @@ def test_every_case_does_its_work_on_the_model_of_the_run_file(tmp_path: Path) -
     }
     assert 0 < flops["client step, emulator"] < flops["client step, full model"]
     directions = setting.run.privacy.num_directions
+    federation = setting.run.federation
+    scalars = federation.rounds * federation.local_steps * directions * 4
+    assert (
+        sent["client step, dp-sgd"]
+        == sent["client step, emulator"]
+        > federation.rounds * 4 * trained["client step, emulator"]
+    )
+    assert scalars < sent["client step, dpzero"] < scalars + federation.rounds * 128  # names and shapes beside them
+    assert sent["inference, emulator"] == 0
     assert flops["client step, dpzero"] > 2 * directions * flops["inference, emulator"] * 0.9
 
 
@@ -139,10 +150,10 @@ def test_a_setting_reaches_the_measuring_process_unchanged(tmp_path: Path) -> No
 
 
 def test_the_table_has_a_row_for_each_case_and_says_what_the_share_is_of() -> None:
-    cost = StepCost(2.0, 128.0, 900.0, 30.0, 12_345, 10**9, 1e9, 0.5)
+    cost = StepCost(2.0, 128.0, 900.0, 30.0, 12_345, 67_890, 10**9, 1e9, 0.5)
     out = io.StringIO()
     print_costs({"stage 1": cost}, Console(file=out, width=120))
-    for text in ("stage 1", "128", "50%", "900", "12,345", "peak: 1 GFLOP/s"):
+    for text in ("stage 1", "128", "50%", "900", "12,345", "67,890", "peak: 1 GFLOP/s"):
         assert text in out.getvalue()
     assert json.loads(json.dumps(asdict(cost))).keys() == {field.name for field in fields(StepCost)}
 

@@ -2,16 +2,23 @@
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from flwr.app import Message
 
+from fl_clients.client_app import app as client_app
 from fl_server.comparison.compare import compare
 from fl_server.data import read_data
+from fl_server.exchange import Exchange
+from fl_server.grid import InProcessGrid
 from fl_server.in_process import run_in_process
 from fl_server.owner import read_adapter, read_rounds
 from fl_server.privacy import planned_lines
+from fl_server.rounds import conduct_rounds
 from fl_server.simulation import simulate
 from scaleot_core.errors import BudgetExhaustedError
 from scaleot_core.privacy.accountant import epsilon_of
@@ -102,3 +109,60 @@ def test_a_comparison_sets_mechanisms_side_by_side(task: Path, tmp_path: Path) -
     assert [point["labels"]["privacy.mechanism"] for point in points] == ["none", "dp-sgd", "dpzero"]
     assert [point["rounds"][0]["train_loss"] is None for point in points] == [False, True, True]
     assert len({point["results"]["plug_in"]["loss"] for point in points}) == 3
+
+
+class RestoringGrid(InProcessGrid):
+    """Puts a data owner's ledger back as it was before the run, when the second round begins."""
+
+    def __init__(self, directories: Sequence[Path], backup: Path) -> None:
+        super().__init__(client_app, [{"data-owner": str(directory)} for directory in directories])
+        self._ledger, self._backup, self._asked = directories[0] / "ledger", backup, 0
+        shutil.copytree(self._ledger, backup)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        asked = list(messages)
+        self._asked += sum(message.metadata.message_type == "train" for message in asked)
+        if self._asked == 3:
+            shutil.rmtree(self._ledger)
+            shutil.copytree(self._backup, self._ledger)
+        return super().push_messages(asked)
+
+
+def test_the_server_tells_each_client_the_head_it_saw_and_a_restored_ledger_takes_no_further_part(
+    tmp_path: Path,
+) -> None:
+    federation = private_federation(tmp_path / "federation", "dp-sgd", clients=2)
+    grid = RestoringGrid(federation.data_owner_directories, tmp_path / "backup")
+    exchange = Exchange(grid, clock=time.monotonic, sleep=time.sleep)
+    conduct_rounds(exchange, federation.owner_directory, SilentReporter())
+    first, second = read_rounds(federation.owner_directory)
+    assert first.clients == ("clinic-0", "clinic-1")
+    assert second.clients == ("clinic-1",)
+    (rejected,) = second.rejected
+    assert rejected.client == "clinic-0" and "privacy.ledger" in rejected.detail
+
+
+@pytest.mark.parametrize("aggregation", ["fedavg", "ffa"])
+def test_the_server_s_own_noise_is_planned_and_reported_for_whole_clients(
+    task: Path, tmp_path: Path, aggregation: str
+) -> None:
+    changes = (f"federation.aggregation={aggregation}", "federation.clients_per_round=2", "privacy.delta=0.4")
+    run = private_run(task, "client-level", *changes)
+    line, warning = planned_lines(run, read_data(run, SilentReporter()).partitions)
+    assert "server: updates clipped to 1, gaussian noise" in line and "on the sum of 2, 2 releases" in line
+    assert "the trusted server" in line and "delta 0.4" in line and "not below one over the 3 clients" in warning
+    report = simulate(run, tmp_path, SilentReporter()).to_json()
+    privacy = report["privacy"]
+    assert privacy["mechanism"] == "client-level" and "trusted server" in privacy["unit"]
+    rounds = report["federation"]["rounds"]
+    assert [one["train_loss"] for one in rounds] == [None, None]
+    for client in privacy["clients"]:
+        assert client["rounds"] == sum(client["client"] in one["clients"] for one in rounds)
+        assert "zero-out" in client["statement"] and "every record in every release" in client["statement"]
+    assert 7.5 < privacy["epsilon_spent"] <= 8.0 or max(client["rounds"] for client in privacy["clients"]) < 2
+
+
+def test_a_comparison_adds_the_server_s_noise_too(task: Path, tmp_path: Path) -> None:
+    run = private_run(task, "client-level", 'compare.builders=["scaleot"]', "compare.seeds=[0]")
+    (point,) = compare(run, tmp_path, SilentReporter())
+    assert [one["train_loss"] for one in point["rounds"]] == [None, None]

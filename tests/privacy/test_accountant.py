@@ -11,7 +11,7 @@ from dp_accounting.rdp import RdpAccountant
 from scipy import optimize, special
 
 from scaleot_core.errors import InputError
-from scaleot_core.privacy.accountant import Accountant, epsilon_of
+from scaleot_core.privacy.accountant import Accountant, _distribution, epsilon_of
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.laplace import Staircase, staircase_of_least_variance
 from scaleot_core.privacy.loss_power import loss_power
@@ -184,3 +184,30 @@ def test_an_independent_accountant_gives_the_same_figures(monkeypatch: pytest.Mo
     for scale, sample_rate, count in ((1.0, 1.0, 3), (5.0, 0.05, 100)):
         theirs = families.eps_S(families.S_lap(scale), math.sqrt(2) * scale, 1e-5, sample_rate, count)
         assert epsilon_of([laplace(scale, sample_rate, count)], 1e-5) == pytest.approx(theirs, rel=0.01)
+
+
+def test_a_process_makes_the_distribution_of_a_kind_once_whoever_asks() -> None:
+    event = gaussian(1.234, 0.05, 200)
+    epsilon_of([event], 1e-5)
+    made = _distribution.cache_info().misses
+    assert Accountant().epsilon([event.times(3)], 1e-6) > epsilon_of([event], 1e-5)
+    assert _distribution.cache_info().misses == made
+
+
+@pytest.mark.parametrize(
+    ("events", "theirs"),
+    [
+        ([gaussian(1.0)], 4.377),
+        ([gaussian(2.0, 0.05, 300)], 1.9286),
+        ([gaussian(8.0, 0.0625, 10_000)], 3.318),
+        ([gaussian(0.8, 0.01, 1000)], 3.1408),
+        ([laplace(20.0, 0.05, 300)], 0.13541),
+        ([gaussian(3.0, 0.05, 300)], 1.15907),
+        ([laplace(20.0, 0.05, 300), gaussian(3.0, 0.05, 300)], 1.17115),
+    ],
+)
+def test_the_printed_figures_of_the_independent_accountants_are_ours_too(
+    events: list[PrivacyEvent], theirs: float
+) -> None:
+    """What ``pld_core.py`` and ``custom_pld_in_dp_accounting.py`` of the checks print, at their delta of 1e-5."""
+    assert epsilon_of(events, 1e-5) == pytest.approx(theirs, rel=5e-4)

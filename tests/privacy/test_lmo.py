@@ -117,6 +117,35 @@ def test_published_parameters_cost_many_times_their_claim_on_a_wide_gradient(
         assert epsilon > 3 * claimed_overall
 
 
+@pytest.mark.parametrize(
+    ("claim", "accounted", "drawn"),
+    [
+        ("0.3", 4.876, 2.153),
+        ("0.7", 1.628, 1.057),
+        ("2", 0.586, 0.476),
+        ("3", 0.411, 0.351),
+        ("useful 0.3", 0.871, 0.872),
+    ],
+)
+def test_published_parameters_have_the_noise_that_the_independent_check_finds(
+    claim: str, accounted: float, drawn: float
+) -> None:
+    assert PUBLISHED[claim].mean_magnitude() == pytest.approx(accounted, rel=2e-3)
+    assert shipped(PUBLISHED[claim]).mean_magnitude() == pytest.approx(drawn, rel=2e-3)
+
+
+@pytest.mark.parametrize(("gamma_scale", "published", "truth"), [(0.08, 3.406, 1.955), (0.32, 19.694, 45.533)])
+def test_plrvo_s_formula_falls_below_the_price_of_its_noise_on_a_wide_gradient(
+    gamma_scale: float, published: float, truth: float
+) -> None:
+    """Its repository's example, clipped to 0.1: rates of a gamma law alone, on every coordinate."""
+    law = Lmo(1.0, 80.0, gamma_scale, 0.0, 1.0, 0.0, 0.0, 1.0)
+    as_good_as = {"noise_multiplier": 1 / math.sqrt(law.fisher_information()) / 0.1}
+    epsilon = epsilon_of([PrivacyEvent("gaussian", as_good_as, 0.04, 250)], 1e-5)
+    assert truth * 0.98 <= epsilon <= truth  # theirs rounds each of 250 losses up to a multiple of 1e-3
+    assert (published < epsilon) is (gamma_scale > 0.3)
+
+
 def test_an_lmo_that_does_not_mix_is_laplace_noise() -> None:
     certain = {"uniform_weight": 1.0, "uniform_low": 1 - 1e-6, "uniform_high": 1 + 1e-6}
     none = {"gamma_weight": 0.0, "gamma_shape": 1.0, "gamma_scale": 1.0, "exponential_weight": 0.0}

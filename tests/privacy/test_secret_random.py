@@ -1,7 +1,10 @@
 """The secret source: distributions, and that nobody can make it repeat."""
 
 import copy
+import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -74,3 +77,17 @@ def test_a_source_cannot_be_seeded_copied_or_pickled_and_shows_nothing() -> None
         with pytest.raises(TypeError, match="not copied or pickled"):
             spread(SOURCE)
     assert repr(SOURCE) == "SecretSource()"
+
+
+def test_a_process_that_is_started_again_draws_other_noise() -> None:
+    draw = (
+        "import random, numpy; random.seed(0); numpy.random.seed(0)\n"
+        "from scaleot_core.privacy.secret_random import SecretSource\n"
+        "print(SecretSource().normal(4).tolist())"
+    )
+    drawn = [
+        subprocess.run([sys.executable, "-c", draw], capture_output=True, check=True, text=True).stdout
+        for _ in range(2)
+    ]
+    assert all(len(json.loads(numbers)) == 4 for numbers in drawn)
+    assert drawn[0] != drawn[1]
