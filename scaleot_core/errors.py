@@ -66,6 +66,10 @@ class SourceInterruptedError(FetchError):
     """A source of sealed bundles failed in a way that may pass: it is asked again until the fetch's deadline."""
 
 
+class NotServedError(FetchError):
+    """A source answers, and has no such file."""
+
+
 class LedgerError(ScaleOTError):
     """A data owner's privacy ledger cannot be believed, or is not the one asked for; nothing was released.
 
