@@ -68,9 +68,9 @@ def test_no_acknowledged_line_is_lost_however_often_the_writer_is_killed(path: P
     draws = random.Random(7)
     acknowledged: list[tuple[int, str]] = []
     for _ in range(5):
-        acknowledged += killed_writer(path, draws.uniform(0, 0.05))
+        acknowledged += killed_writer(path, draws.uniform(0, 0.2))
     events = {event.number: event.sha256 for event in AuditLog(path).events()}
-    assert len(acknowledged) > 5
+    assert len(acknowledged) >= 5
     assert all(events[number] == digest for number, digest in acknowledged)
     assert list(events) == list(range(1, len(events) + 1))
     AuditLog(path).append("after", {}, now=NOW)
