@@ -13,8 +13,13 @@ _SAFETENSORS = "safetensors"
 
 
 def to_records(payload: Payload) -> RecordDict:
-    """Returns a message's content: the statement, and the tensors as one array of bytes where there are any."""
-    records = RecordDict({"statement": ConfigRecord({"bytes": payload.statement})})
+    """Returns a message's content: the statement and what goes with it, and the tensors as one array of bytes."""
+    signed: dict[str, bytes | list[bytes]] = {"bytes": payload.statement}
+    if payload.certificate:
+        signed["certificate"] = payload.certificate
+    if payload.receipts:
+        signed["receipts"] = list(payload.receipts)
+    records = RecordDict({"statement": ConfigRecord({**signed})})
     if payload.tensors:
         array = Array("uint8", (len(payload.tensors),), _SAFETENSORS, payload.tensors)
         records["tensors"] = ArrayRecord({"blob": array})
@@ -29,7 +34,10 @@ def from_records(records: RecordDict) -> Payload:
     """
     statement, tensors = records.get("statement"), records.get("tensors", ArrayRecord())
     if records.keys() <= {"statement", "tensors"} and isinstance(statement, ConfigRecord):
-        encoded = statement.get("bytes")
-        if isinstance(encoded, bytes) and isinstance(tensors, ArrayRecord) and tensors.keys() <= {"blob"}:
-            return Payload(encoded, tensors["blob"].data if tensors else b"")
+        encoded, certificate = statement.get("bytes"), statement.get("certificate", b"")
+        receipts = statement.get("receipts", [])
+        is_blob = isinstance(tensors, ArrayRecord) and tensors.keys() <= {"blob"}
+        are_receipts = isinstance(receipts, list) and all(isinstance(receipt, bytes) for receipt in receipts)
+        if isinstance(encoded, bytes) and isinstance(certificate, bytes) and is_blob and are_receipts:
+            return Payload(encoded, tensors["blob"].data if tensors else b"", certificate, tuple(receipts))
     raise MalformedStatementError((), "a statement and at most one blob", "other records")
