@@ -101,8 +101,8 @@ def introduce(directory: Path, payload: Payload, *, now: datetime) -> Payload:
         OutputError: a receipt cannot be written.
     """
     own = read_data_owner_file(directory)
-    request, asker = open_request(own, payload, IntroductionRequest, now=now)
-    keep_receipts(own, payload, asker)
+    request, certificate = open_request(own, payload, IntroductionRequest, now=now)
+    keep_receipts(own, payload, certificate)
     introduction = Introduction(run=request.run, nonce=request.nonce, client=own.organisation)
     return Payload(sign(introduction, load_signing_key(own.signing_key)))
 
@@ -118,9 +118,9 @@ def take_part(directory: Path, payload: Payload, shelf: EmulatorShelf, *, now: d
         OutputError: the update cannot be stored, so it does not leave.
     """
     own = read_data_owner_file(directory)
-    instructions, asker = open_request(own, payload, Instructions, now=now)
-    check_bundle(instructions, asker)
-    keep_receipts(own, payload, asker)
+    instructions, certificate = open_request(own, payload, Instructions, now=now)
+    check_bundle(instructions, certificate)
+    keep_receipts(own, payload, certificate)
     permitted = permit(own, instructions)
     if (got := digest_of(payload.tensors)) != instructions.base_sha256:
         raise InstructionsRefusedError("instructions.base", expected=instructions.base_sha256, got=got)

@@ -1,4 +1,4 @@
-"""A closed round's updates become its adapter: computed from what is stored alone, so that a crash has it done again."""
+"""A closed round's updates become its adapter: from what is stored alone, so that a crash has it done again."""
 
 import secrets
 from collections.abc import Iterator

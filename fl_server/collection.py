@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Any
@@ -159,7 +159,14 @@ class Collection:
         """Returns what a client's own word is worth; an update that counts is on the disk by then."""
         server, assignment, expected = self.server, waiting.assignment, waiting.expected
         digest = said.statement.update_sha256 if isinstance(said, BoundUpdate) else None
-        word = {"envelope": payload.statement, "update_sha256": digest, "size_bytes": payload.size_bytes}
+        word = Answer(
+            assignment.client,
+            assignment.attempt,
+            datetime.now(UTC),
+            update_sha256=digest,
+            envelope=payload.statement,
+            size_bytes=payload.size_bytes,
+        )
         try:
             if not server.membership.is_active(assignment.client, self.round.number):
                 raise _rejected(assignment, Reason.REVOKED, "an active organisation", "a revoked one")
@@ -169,9 +176,9 @@ class Collection:
             if server.settings.asked_training is not None and update.privacy is not None:
                 promised_event(server.settings.asked_training, update.client, update.privacy)
         except UpdateRejectedError as error:
-            return _refusal(assignment, error, **word)
+            return replace(word, code=error.reason, detail=_detail(error))
         server.store.blobs.put(payload.tensors)
-        return Answer(assignment.client, assignment.attempt, datetime.now(UTC), **word)
+        return word
 
     def _note(self, answer: Answer) -> None:
         """Writes an answer down, and the events that people want to know."""
@@ -213,31 +220,28 @@ def _events(current: Round, answer: Answer) -> list[tuple[str, Mapping[str, Any]
     body = {"round": current.number, "client": answer.client, "attempt": answer.attempt}
     outcome = current.outcome(answer.client)
     if outcome is not None and outcome.code is Reason.EQUIVOCATION:
-        envelopes = [b64encode(one.envelope).decode() for one in current.answers if one.client == answer.client and one.envelope]
+        envelopes = [
+            b64encode(one.envelope).decode() for one in current.answers if one.client == answer.client and one.envelope
+        ]
         return [("update.equivocation", {**body, "envelopes": envelopes[-2:]})]
     if answer.code is None:
         return [("update.accepted", {**body, "sha256": answer.update_sha256})]
     return [("update.refused", {**body, "code": answer.code.value, "detail": answer.detail})]
 
 
-def _refusal(
-    assignment: Assignment,
-    error: UpdateRejectedError,
-    *,
-    envelope: bytes = b"",
-    update_sha256: str | None = None,
-    size_bytes: int = 0,
-) -> Answer:
+def _refusal(assignment: Assignment, error: UpdateRejectedError, *, size_bytes: int = 0) -> Answer:
     return Answer(
         assignment.client,
         assignment.attempt,
         datetime.now(UTC),
         code=error.reason,
-        detail=f"expected {error.expected}, got {error.got}",
-        update_sha256=update_sha256,
-        envelope=envelope,
+        detail=_detail(error),
         size_bytes=size_bytes,
     )
+
+
+def _detail(error: UpdateRejectedError) -> str:
+    return f"expected {error.expected}, got {error.got}"
 
 
 def _rejected(assignment: Assignment, reason: Reason, expected: str, got: str) -> UpdateRejectedError:

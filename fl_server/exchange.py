@@ -48,7 +48,9 @@ class Exchange:
 
     def drop_late_replies(self) -> tuple[Request, ...]:
         """Drops the replies that nobody waits for any more, and returns the requests of those that have come."""
-        late = [self._given_up.pop(message.metadata.reply_to_message_id, None) for message in self._pull(self._given_up)]
+        late = [
+            self._given_up.pop(message.metadata.reply_to_message_id, None) for message in self._pull(self._given_up)
+        ]
         return tuple(request for request in late if request is not None)
 
     def busy_nodes(self) -> frozenset[int]:

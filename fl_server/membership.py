@@ -6,8 +6,9 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from scaleot_core.bundle import VerifyingKey, parse_verifying_key, verifying_key_pem
+from scaleot_core.bundle import VerifyingKey
 from scaleot_core.bundle.grant import Organisation
+from scaleot_core.bundle.public_keys import VerifyingKeyField
 from scaleot_core.errors import InputError
 
 MEMBERS_FILE = "members.json"
@@ -34,14 +35,12 @@ class MembersFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
     format: Literal["scaleot.members/1"] = "scaleot.members/1"
-    verifying_keys: dict[Organisation, str]
-    """Each as its PEM file."""
+    verifying_keys: dict[Organisation, VerifyingKeyField]
     max_claimed_examples: int
 
     def verifying_key(self, name: str) -> VerifyingKey | None:
-        """As ``Membership`` has it; raises ``VerificationError`` if the file holds something else."""
-        pem = self.verifying_keys.get(name)
-        return None if pem is None else parse_verifying_key(pem.encode(), source=f"{MEMBERS_FILE}, {name}")
+        """As ``Membership`` has it."""
+        return self.verifying_keys.get(name)
 
     def is_active(self, name: str, round_number: int) -> bool:
         """Whether the organisation is in the file; rounds make no difference."""
@@ -57,8 +56,7 @@ class MembersFile(BaseModel):
 
 def encode_members(keys: Mapping[str, VerifyingKey], *, max_examples: int) -> bytes:
     """Returns the content of ``members.json``."""
-    pems = {name: verifying_key_pem(key).decode() for name, key in keys.items()}
-    return MembersFile(verifying_keys=pems, max_claimed_examples=max_examples).model_dump_json(indent=2).encode()
+    return MembersFile(verifying_keys=dict(keys), max_claimed_examples=max_examples).model_dump_json(indent=2).encode()
 
 
 def read_members(path: Path) -> MembersFile:

@@ -46,8 +46,11 @@ def deliver_receipts(server: Server) -> None:
     """Sends the receipts that no message took along, and waits for a moment that they have come."""
     exchange = server.exchange
     deadline = exchange.clock() + min(CLOSING_SECONDS, server.settings.round_deadline_seconds)
+    if not (clients := server.store.waiting_for_receipts()):
+        return
+    server.roster.begin_round(server.settings.rounds, deadline=deadline)  # an earlier life may have known them
     waiting: dict[str, tuple[Request, str, tuple[int, ...]]] = {}
-    for client in server.store.waiting_for_receipts():
+    for client in clients:
         node = server.roster.node_of(client)
         if node is None or node in exchange.busy_nodes():
             continue
@@ -73,7 +76,12 @@ def _has_answered(server: Server, client: str, request: Request, nonce: str, rou
         if payload is None:
             return False
         name = read_introduction(
-            payload, client, server.membership, run=server.settings.run, nonce=nonce, round_number=server.settings.rounds
+            payload,
+            client,
+            server.membership,
+            run=server.settings.run,
+            nonce=nonce,
+            round_number=server.settings.rounds,
         )
     except UpdateRejectedError:
         return True

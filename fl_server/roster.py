@@ -40,7 +40,7 @@ class Roster:
         connected = self.exchange.connected_nodes()
         for known in (self._names, self._asked, self._turned_away):
             for node in known.keys() - set(connected):
-                del known[node]  # type: ignore[attr-defined]  # one of three dictionaries by node
+                del known[node]
         known_nodes = self._names.keys() | self._asked.keys() | self._turned_away.keys() | self.exchange.busy_nodes()
         for node in connected:
             if node not in known_nodes:
@@ -92,7 +92,12 @@ class Roster:
             if payload is None:
                 return
             self._names[node] = read_introduction(
-                payload, asked.request.label, self.membership, run=self.run, nonce=asked.nonce, round_number=round_number
+                payload,
+                asked.request.label,
+                self.membership,
+                run=self.run,
+                nonce=asked.nonce,
+                round_number=round_number,
             )
         except UpdateRejectedError as error:
             self._turned_away[node] = error

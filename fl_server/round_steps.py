@@ -1,4 +1,4 @@
-"""One round from where it stands to its end: collect, close, aggregate, commit. Each step is durable before the next."""
+"""One round from where it stands to its end: collect, close, aggregate, commit. Each is durable before the next."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ from fl_server.aggregation import Aggregation, is_finite
 from fl_server.audit_trail import publish_events
 from fl_server.collection import Collection
 from fl_server.owner import RejectedClient, RoundRecord
-from fl_server.reception import stated_update
 from fl_server.receipts import make_receipts
+from fl_server.reception import stated_update
 from fl_server.round_state import Round, RoundState
 from fl_server.server import Server
 from fl_server.suspension import suspended
@@ -57,7 +57,10 @@ class RoundSteps:
             return
         closed = {"round": collected.number, "accepted": list(collected.accepted)}
         self._round = server.store.save(
-            collected.close(), clients=collected.cohort, record=self._record(collected), events=[("round.closed", closed)]
+            collected.close(),
+            clients=collected.cohort,
+            record=self._record(collected),
+            events=[("round.closed", closed)],
         )
 
     def _check_there_are_enough(self, collected: Round) -> None:
@@ -115,7 +118,9 @@ class RoundSteps:
         server, before = self._server, self._server.store.round(self._round.number - 1)
         if server.canary is None:
             raise ValueError("no canary")
-        measured = server.store.record(before.number).canary_loss if before and before.state is RoundState.COMMITTED else None
+        measured = (
+            server.store.record(before.number).canary_loss if before and before.state is RoundState.COMMITTED else None
+        )
         return server.canary.measure(server.adapter(self._round.base_sha256)) if measured is None else measured
 
     def _record(self, collected: Round, *, failure: str | None = None) -> RoundRecord:
@@ -128,9 +133,7 @@ class RoundSteps:
             rejected=(*map(_turned_away, self._turned_away), *_refused(collected)),
             train_loss=None,
             seconds=seconds,
-            aggregate_seconds=max(
-                seconds - (self._server.exchange.waited_seconds - self._waited_before), 0.0
-            ),
+            aggregate_seconds=max(seconds - (self._server.exchange.waited_seconds - self._waited_before), 0.0),
             bytes_down=self._bytes_down,
             bytes_up=sum(answer.size_bytes for answer in collected.answers),
             failure=failure,

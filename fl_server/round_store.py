@@ -54,7 +54,12 @@ class RoundStore:
         return read_round(self._connection, number)
 
     def save(
-        self, current: Round, *, clients: Sequence[str] = (), record: RoundRecord | None = None, events: Sequence[tuple[str, Mapping[str, Any]]] = ()
+        self,
+        current: Round,
+        *,
+        clients: Sequence[str] = (),
+        record: RoundRecord | None = None,
+        events: Sequence[tuple[str, Mapping[str, Any]]] = (),
     ) -> Round:
         """Writes a round, the assignments and answers of ``clients``, its record and its events: all or nothing.
 
@@ -150,8 +155,7 @@ class RoundStore:
         try:
             connection.execute("begin immediate")
             try:
-                if connection.execute("select epoch from run").fetchone() != (self._epoch,):
-                    raise StoreError(self._source, "another process has opened it since; this one writes no more")
+                self._check_epoch()
                 yield connection
                 connection.execute("commit")
             except BaseException:
@@ -164,6 +168,10 @@ class RoundStore:
                 "start the server again"
             ) from error
 
+    def _check_epoch(self) -> None:
+        if self._connection.execute("select epoch from run").fetchone() != (self._epoch,):
+            raise StoreError(self._source, "another process has opened it since; this one writes no more")
+
 
 def hard_refusals(connection: sqlite3.Connection) -> dict[str, list[int]]:
     """As ``RoundStore`` has it, on a connection that reads."""
@@ -171,9 +179,9 @@ def hard_refusals(connection: sqlite3.Connection) -> dict[str, list[int]]:
     rows = connection.execute(
         "select distinct answer.client, answer.round from answer "
         "left join reinstatement on reinstatement.client = answer.client "
-        f"where code in ({', '.join('?' * len(codes))}) and length(envelope) > 0 "  # noqa: S608 - question marks
+        "where code in (select value from json_each(?)) and length(envelope) > 0 "
         "and answer.round > coalesce(reinstatement.round, 0) order by answer.round",
-        codes,
+        (json.dumps(codes),),
     )
     refusals: dict[str, list[int]] = {}
     for client, number in rows:

@@ -32,13 +32,10 @@ from scaleot_core.errors import RoundFailedError, UpdateRejectedError
 from scaleot_core.federation.cohort import select_cohort
 from scaleot_core.federation.rules import check_aggregation
 from scaleot_core.federation.validation import AdapterSchema, encode_tensors
-from scaleot_core.progress import Reporter, Stage
-from scaleot_core.shapes import TensorDict
+from scaleot_core.progress import Reporter
 
 
-def conduct_rounds(
-    exchange: Exchange, directory: Path, reporter: Reporter, *, canary: Canary | None = None
-) -> None:
+def conduct_rounds(exchange: Exchange, directory: Path, reporter: Reporter, *, canary: Canary | None = None) -> None:
     """Runs the rounds of the run that ``directory`` describes, from where its durable state stands.
 
     Adapter and records are saved after each round. A client that fails, is late or sends what cannot be believed is
@@ -58,10 +55,22 @@ def conduct_rounds(
     with open_round_store(directory, settings.run) as store, _measuring(settings, directory, canary) as measure:
         rounds_left = settings.rounds - _rounds_done(store)
         with reporter.stage("rounds", steps=rounds_left * settings.clients_per_round) as stage:
-            server = _server(exchange, directory, settings, initial, store, measure, stage)
+            voice, membership = read_run_voice(directory), membership_of(directory, settings)
+            server = Server(
+                directory=directory,
+                settings=settings,
+                exchange=exchange,
+                roster=Roster(exchange, voice, membership, settings.run),
+                membership=membership,
+                voice=voice,
+                store=store,
+                quarantine=Quarantine(directory),
+                schema=AdapterSchema.of(initial),
+                canary=measure,
+                stage=stage,
+            )
             _go_on(server, encode_tensors(initial))
-            if rounds_left:
-                deliver_receipts(server)
+            deliver_receipts(server)
 
 
 def membership_of(directory: Path, settings: OwnerRunSettings) -> Membership:
@@ -146,9 +155,7 @@ def _askable(server: Server) -> list[str]:
 
 def _export(server: Server, current: Round) -> None:
     """Writes the outputs for people: copies of what is stored."""
-    save_rounds(
-        server.directory, server.settings.run, server.adapter(current.adapter_sha256), server.store.records()
-    )
+    save_rounds(server.directory, server.settings.run, server.adapter(current.adapter_sha256), server.store.records())
 
 
 def _rounds_done(store: RoundStore) -> int:
@@ -163,28 +170,3 @@ def _measuring(settings: OwnerRunSettings, directory: Path, given: Canary | None
     else:
         with emulator_canary(settings.canary, settings.adapter, directory) as canary:
             yield canary
-
-
-def _server(
-    exchange: Exchange,
-    directory: Path,
-    settings: OwnerRunSettings,
-    initial: TensorDict,
-    store: RoundStore,
-    canary: Canary | None,
-    stage: Stage,
-) -> Server:
-    voice, membership = read_run_voice(directory), membership_of(directory, settings)
-    return Server(
-        directory=directory,
-        settings=settings,
-        exchange=exchange,
-        roster=Roster(exchange, voice, membership, settings.run),
-        membership=membership,
-        voice=voice,
-        store=store,
-        quarantine=Quarantine(directory),
-        schema=AdapterSchema.of(initial),
-        canary=canary,
-        stage=stage,
-    )

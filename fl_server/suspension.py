@@ -36,7 +36,9 @@ def reinstate(run_directory: Path, organisation: str) -> None:
         raise InputError(f"no rounds at {path}")
     with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
         connection.execute("pragma synchronous = full")
-        if not connection.execute("select 1 from answer where client = ? and code is not null", (organisation,)).fetchone():
+        if not connection.execute(
+            "select 1 from answer where client = ? and code is not null", (organisation,)
+        ).fetchone():
             raise InputError(f"{organisation} was never refused in {path}; names are written as in `scaleot status`")
         connection.execute(
             "insert or replace into reinstatement (client, round) values (?, (select max(number) from round))",

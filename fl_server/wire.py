@@ -3,6 +3,8 @@
 The data owner's side has the same: neither side imports the other, and the core, where both could, knows no Flower.
 """
 
+from dataclasses import dataclass
+
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from scaleot_core.errors import MalformedStatementError
@@ -34,10 +36,25 @@ def from_records(records: RecordDict) -> Payload:
     """
     statement, tensors = records.get("statement"), records.get("tensors", ArrayRecord())
     if records.keys() <= {"statement", "tensors"} and isinstance(statement, ConfigRecord):
-        encoded, certificate = statement.get("bytes"), statement.get("certificate", b"")
-        receipts = statement.get("receipts", [])
-        is_blob = isinstance(tensors, ArrayRecord) and tensors.keys() <= {"blob"}
-        are_receipts = isinstance(receipts, list) and all(isinstance(receipt, bytes) for receipt in receipts)
-        if isinstance(encoded, bytes) and isinstance(certificate, bytes) and is_blob and are_receipts:
-            return Payload(encoded, tensors["blob"].data if tensors else b"", certificate, tuple(receipts))
+        signed = _Signed.read(statement)
+        if signed is not None and isinstance(tensors, ArrayRecord) and tensors.keys() <= {"blob"}:
+            return Payload(
+                signed.encoded, tensors["blob"].data if tensors else b"", signed.certificate, signed.receipts
+            )
     raise MalformedStatementError((), "a statement and at most one blob", "other records")
+
+
+@dataclass(frozen=True)
+class _Signed:
+    encoded: bytes
+    certificate: bytes
+    receipts: tuple[bytes, ...]
+
+    @classmethod
+    def read(cls, record: ConfigRecord) -> "_Signed | None":
+        encoded, certificate = record.get("bytes"), record.get("certificate", b"")
+        receipts = record.get("receipts", [])
+        if not isinstance(encoded, bytes) or not isinstance(certificate, bytes) or not isinstance(receipts, list):
+            return None
+        envelopes = tuple(receipt for receipt in receipts if isinstance(receipt, bytes))
+        return cls(encoded, certificate, envelopes) if len(envelopes) == len(receipts) else None

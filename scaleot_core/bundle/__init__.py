@@ -24,12 +24,10 @@ from scaleot_core.bundle.key_files import (
     load_recipient,
     load_signing_key,
     load_verifying_key,
-    parse_verifying_key,
     save_identity,
     save_recipient,
     save_signing_key,
     save_verifying_key,
-    verifying_key_pem,
 )
 from scaleot_core.bundle.keys import (
     DataKey,
@@ -62,7 +60,6 @@ __all__ = [
     "load_signing_key",
     "load_verifying_key",
     "open_bundle",
-    "parse_verifying_key",
     "read_bundle",
     "save_identity",
     "save_recipient",
@@ -71,5 +68,4 @@ __all__ = [
     "seal_bundle",
     "verify_bundle",
     "verify_grant",
-    "verifying_key_pem",
 ]

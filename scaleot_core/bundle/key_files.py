@@ -52,24 +52,14 @@ def load_signing_key(path: Path) -> SigningKey:
 
 def save_verifying_key(key: VerifyingKey, path: Path) -> None:
     """Writes the public half of a signing key to a new file; raises ``OutputError`` if the file exists."""
-    write_new_file(path, verifying_key_pem(key), mode=0o644)
+    write_new_file(path, _public_pem(key.ed25519) + _public_pem(key.mldsa65), mode=0o644)
 
 
 def load_verifying_key(path: Path) -> VerifyingKey:
     """Reads what ``save_verifying_key`` wrote; raises ``InputError`` or ``VerificationError`` (``key.format``)."""
-    return parse_verifying_key(_read_public_file(path), source=str(path))
-
-
-def verifying_key_pem(key: VerifyingKey) -> bytes:
-    """Returns a verifying key as ``save_verifying_key`` writes it, for documents that carry one."""
-    return _public_pem(key.ed25519) + _public_pem(key.mldsa65)
-
-
-def parse_verifying_key(data: bytes, *, source: str) -> VerifyingKey:
-    """Reads what ``verifying_key_pem`` gave; raises ``VerificationError`` (``key.format``), which names the source."""
-    ed25519, mldsa65 = _public_halves(data, source)
+    ed25519, mldsa65 = _load_public_halves(path)
     if not isinstance(ed25519, Ed25519PublicKey) or not isinstance(mldsa65, MLDSA65PublicKey):
-        raise _unexpected_halves(source, "an Ed25519 and an ML-DSA-65 public key")
+        raise _unexpected_halves(path, "an Ed25519 and an ML-DSA-65 public key")
     return VerifyingKey(ed25519, mldsa65)
 
 
@@ -93,7 +83,7 @@ def save_recipient(recipient: Recipient, path: Path) -> None:
 
 def load_recipient(path: Path) -> Recipient:
     """Reads what ``save_recipient`` wrote; raises ``InputError`` or ``VerificationError`` (``key.format``)."""
-    mlkem768, x25519 = _public_halves(_read_public_file(path), str(path))
+    mlkem768, x25519 = _load_public_halves(path)
     if not isinstance(mlkem768, MLKEM768PublicKey) or not isinstance(x25519, X25519PublicKey):
         raise _unexpected_halves(path, "an ML-KEM-768 and an X25519 public key")
     return Recipient(mlkem768, x25519)
@@ -115,20 +105,17 @@ def _load_private_halves(path: Path) -> tuple[PrivateKeyTypes, PrivateKeyTypes]:
         raise VerificationError("key.format", f"{path}: expected two unencrypted PKCS#8 keys") from error
 
 
-def _read_public_file(path: Path) -> bytes:
+def _load_public_halves(path: Path) -> tuple[PublicKeyTypes, PublicKeyTypes]:
     try:
         with open_regular_file(path) as file:
-            return file.read(MAX_KEY_FILE_BYTES + 1)
+            data = file.read(MAX_KEY_FILE_BYTES + 1)
     except OSError as error:
         raise InputError(f"key file {path} cannot be read: {error.strerror}") from error
-
-
-def _public_halves(data: bytes, source: str) -> tuple[PublicKeyTypes, PublicKeyTypes]:
-    first, second = _pem_blocks(source, data, label=b"PUBLIC KEY")
+    first, second = _pem_blocks(path, data, label=b"PUBLIC KEY")
     try:
         return load_pem_public_key(first), load_pem_public_key(second)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise VerificationError("key.format", f"{source}: expected two SubjectPublicKeyInfo keys") from error
+        raise VerificationError("key.format", f"{path}: expected two SubjectPublicKeyInfo keys") from error
 
 
 def read_private_file(path: Path) -> bytes:
@@ -152,12 +139,12 @@ def read_private_file(path: Path) -> bytes:
         return file.read(MAX_KEY_FILE_BYTES + 1)
 
 
-def _pem_blocks(source: Path | str, data: bytes, *, label: bytes) -> tuple[bytes, bytes]:
+def _pem_blocks(path: Path, data: bytes, *, label: bytes) -> tuple[bytes, bytes]:
     blocks = list(_PEM_BLOCK.finditer(data))
     if len(data) > MAX_KEY_FILE_BYTES or [block[1] for block in blocks] != [label, label]:
-        raise VerificationError("key.format", f"{source}: expected two PEM blocks {label.decode()!r} and no other")
+        raise VerificationError("key.format", f"{path}: expected two PEM blocks {label.decode()!r} and no other")
     return blocks[0][0], blocks[1][0]
 
 
-def _unexpected_halves(source: Path | str, expected: str) -> VerificationError:
-    return VerificationError("key.format", f"{source}: expected {expected}, in this order, got other kinds of keys")
+def _unexpected_halves(path: Path, expected: str) -> VerificationError:
+    return VerificationError("key.format", f"{path}: expected {expected}, in this order, got other kinds of keys")

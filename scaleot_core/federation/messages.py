@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scaleot_core.adapters.adapter import AdapterSpec
 from scaleot_core.bundle.canonical import Instant, Sha256, canonical_json
 from scaleot_core.bundle.grant import Organisation
+from scaleot_core.bundle.public_keys import VerifyingKeyField
 from scaleot_core.errors import MalformedStatementError
 
 MAX_STATEMENT_BYTES = 16 * 1024
@@ -121,7 +122,6 @@ class Instructions(BaseModel):
     privacy: PrivacyRequest | None = None
     """``None`` asks for updates as they are."""
 
-
     @property
     def asked_work(self) -> "Instructions":
         """What is to be done, whichever attempt asks for it: the same for all attempts of a round."""
@@ -188,8 +188,8 @@ class RunCertificate(BaseModel):
     type: Literal["scaleot.run-certificate/1"] = "scaleot.run-certificate/1"
     run: RunName
     bundle_digest: Sha256
-    verifying_key: Annotated[str, Field(max_length=8_192)]
-    """Of the server of the rounds, as its PEM file."""
+    verifying_key: VerifyingKeyField
+    """Of the server of the rounds."""
     not_after: Instant
 
 

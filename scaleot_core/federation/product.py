@@ -98,7 +98,9 @@ def product_step_norm(state: TensorDict, base: TensorDict) -> float:
     squared numbers, however large the matrix.
     """
     square = 0.0
-    for name in (name.removesuffix(DOWN) for name in base if name.endswith(DOWN) and name.removesuffix(DOWN) + UP in base):
+    for name in (
+        name.removesuffix(DOWN) for name in base if name.endswith(DOWN) and name.removesuffix(DOWN) + UP in base
+    ):
         down = torch.cat([state[name + DOWN], base[name + DOWN]]).double()
         up = torch.cat([state[name + UP], -base[name + UP]], dim=1).double()
         square += float(((up.T @ up) * (down @ down.T)).sum())

@@ -9,7 +9,6 @@ from datetime import datetime
 
 from scaleot_core.bundle.canonical import read_document
 from scaleot_core.bundle.envelope import Envelope, sign_statement, verify_statement
-from scaleot_core.bundle.key_files import parse_verifying_key, verifying_key_pem
 from scaleot_core.bundle.keys import SigningKey, VerifyingKey
 from scaleot_core.errors import MalformedStatementError, VerificationError
 from scaleot_core.federation.messages import (
@@ -37,9 +36,7 @@ def open_signed(envelope: bytes, kind: type[Statement], signer: VerifyingKey) ->
         VerificationError: ``statement.signature`` and others: it is no envelope, of another kind, or another's.
         MalformedStatementError: what was signed is no statement of this kind.
     """
-    encoded = verify_statement(
-        envelope, _payload_type(kind), signer, kind="statement", limit_bytes=MAX_SIGNED_BYTES
-    )
+    encoded = verify_statement(envelope, _payload_type(kind), signer, kind="statement", limit_bytes=MAX_SIGNED_BYTES)
     return decode_statement(encoded, kind)
 
 
@@ -65,18 +62,16 @@ def payload_type_of(envelope: bytes) -> str:
 
 def certify_run(run: str, bundle_digest: str, key: VerifyingKey, *, owner: SigningKey, not_after: datetime) -> bytes:
     """Returns the model owner's certificate for the key of a run's server."""
-    certificate = RunCertificate(
-        run=run, bundle_digest=bundle_digest, verifying_key=verifying_key_pem(key).decode(), not_after=not_after
-    )
+    certificate = RunCertificate(run=run, bundle_digest=bundle_digest, verifying_key=key, not_after=not_after)
     return sign(certificate, owner)
 
 
-def verify_run_certificate(certificate: bytes, owner: VerifyingKey, *, now: datetime) -> tuple[RunCertificate, VerifyingKey]:
-    """Returns a certificate of the model owner that holds now, and the key that it certifies.
+def verify_run_certificate(certificate: bytes, owner: VerifyingKey, *, now: datetime) -> RunCertificate:
+    """Returns a certificate of the model owner that holds now.
 
     Raises:
-        VerificationError: ``certificate.signature`` if it is not the pinned owner's, ``certificate.expired``, or
-            ``key.format``.
+        VerificationError: ``certificate.signature`` and others if it is not the pinned owner's,
+            ``certificate.expired`` if it is over.
     """
     try:
         encoded = verify_statement(
@@ -89,7 +84,7 @@ def verify_run_certificate(certificate: bytes, owner: VerifyingKey, *, now: date
         raise VerificationError(
             "certificate.expired", f"the certificate of run {read.run} ended at {read.not_after}; it is {now}"
         )
-    return read, parse_verifying_key(read.verifying_key.encode(), source="the run's certificate")
+    return read
 
 
 def open_receipt(envelope: bytes, signer: VerifyingKey) -> Receipt:
