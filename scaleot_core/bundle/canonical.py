@@ -19,7 +19,7 @@ Json: TypeAlias = Any
 """What JSON can say. (A recursive alias would be exact, but annotations are also checked at run time.)"""
 
 Kind: TypeAlias = Literal[
-    "bundle", "grant", "inner", "request", "enrolment", "admission", "head", "statement", "certificate"
+    "bundle", "grant", "inner", "newest", "request", "enrolment", "admission", "head", "statement", "certificate"
 ]
 """Which document is read: the first part of the codes ``.size``, ``.json`` and ``.fields``."""
 
