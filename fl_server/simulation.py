@@ -51,9 +51,6 @@ from scaleot_core.seeds import derive_seed
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import Record
 
-ROUND_DEADLINE_SECONDS = 86_400.0
-"""Simulated clients wait for one another on one machine; nobody is late."""
-
 
 @dataclass(frozen=True)
 class _Session:
@@ -158,7 +155,7 @@ def _compress(session: _Session) -> _Compressed:
 def _federate(session: _Session, compressed: _Compressed) -> _Federated:
     run, full, workspace = session.run, session.full, session.workspace
     spec, initial = initial_adapter(run, full, compressed.plan)
-    settle_data_owners(
+    members = settle_data_owners(
         workspace,
         compressed.sealed,
         session.data.partitions,
@@ -166,7 +163,8 @@ def _federate(session: _Session, compressed: _Compressed) -> _Federated:
         policy=_policy(run),
         privacy=own_privacy(run),
     )
-    write_run(workspace.owner_directory, _run_settings(run, spec, compressed.sealed), initial)
+    settings = _run_settings(run, spec, compressed.sealed)
+    write_run(workspace.owner_directory, settings, initial, owner=workspace.owner_key, members=members)
     owners = workspace.data_owner_directories(run.federation.clients)
     with explained_failures(owners):
         if run.federation.engine == "flower":
@@ -212,7 +210,10 @@ def _run_settings(run: RunFile, spec: AdapterSpec, sealed: SealedBundle) -> Owne
         privacy=asked.privacy if (asked := asked_training(run)) else None,
         client_level=server_noise(run),
         seed=derive_seed(run.seed, "federation"),
-        round_deadline_seconds=ROUND_DEADLINE_SECONDS,
+        quorum=federation.quorum,
+        over_selection=federation.over_selection,
+        round_deadline_seconds=federation.round_deadline_seconds,
+        node_wait_seconds=federation.round_deadline_seconds,
     )
 
 

@@ -10,6 +10,7 @@ from fl_clients.client_app import DATA_OWNERS_VARIABLE, app, data_owner_director
 from fl_clients.refusal import FAILURE_LOG
 from fl_server.grid import InProcessGrid
 from fl_server.wire import from_records, to_records
+from scaleot_core.bundle import generate_signing_key
 from scaleot_core.errors import InputError
 from scaleot_core.federation.messages import (
     UNREAD_NONCE,
@@ -17,13 +18,13 @@ from scaleot_core.federation.messages import (
     Payload,
     Refusal,
     decode_statement,
-    encode_statement,
 )
+from scaleot_core.federation.signing import claimed, sign
 from tests.support.federations import build_federation
 from tests.support.private_updates import instructions, private_federation
 
 PRIVATE = "patient Meier, born 1961"
-ASKED = Payload(encode_statement(IntroductionRequest(run="run-1", nonce="a" * 64)))
+ASKED = Payload(sign(IntroductionRequest(run="run-1", nonce="a" * 64), generate_signing_key()))
 
 
 def context(**node_config: str | int) -> Context:
@@ -117,5 +118,5 @@ def test_a_record_that_cannot_be_read_is_told_apart_only_where_nothing_is_hidden
     (directory,) = federation.data_owner_directories
     (directory / "train.jsonl.gz").write_bytes(b"{")
     reply = ask(directory, to_records(instructions(federation)), "train")
-    assert refusal_of(reply).code == code
+    assert decode_statement(claimed(from_records(reply.content).statement), Refusal).code == code
     assert "DataError" in (directory / FAILURE_LOG).read_text()

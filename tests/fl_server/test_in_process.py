@@ -34,8 +34,10 @@ def test_the_bytes_recorded_are_the_adapters_and_little_else(tmp_path: Path) -> 
     run(federation)
     blob_bytes = (federation.owner_directory / ADAPTER_FILE).stat().st_size
     (record,) = read_rounds(federation.owner_directory)
-    assert 2 * blob_bytes < record.bytes_down < 2 * (blob_bytes + 1_500)
-    assert 2 * blob_bytes < record.bytes_up < 2 * (blob_bytes + 1_500)
+    assert 2 * blob_bytes < record.bytes_down < 2 * (blob_bytes + 24_000), (
+        "two pairs of signatures, a key, and receipts"
+    )
+    assert 2 * blob_bytes < record.bytes_up < 2 * (blob_bytes + 8_000), "one pair of signatures"
     assert 0 <= record.aggregate_seconds <= record.seconds
 
 
@@ -43,6 +45,7 @@ def test_a_run_repeats_to_the_last_bit(tmp_path: Path) -> None:
     federation = build_federation(tmp_path, clients=3, clients_per_round=2)
     results = []
     for _ in range(2):
+        federation.begin_again()
         run(federation)
         results.append((federation.owner_directory / ADAPTER_FILE).read_bytes())
     assert results[0] == results[1]
@@ -85,9 +88,20 @@ def test_another_number_of_data_owners_than_the_run_expects_is_refused_at_once(t
         run_in_process(federation.owner_directory, federation.data_owner_directories[:2], SilentReporter())
 
 
-def test_two_data_owners_of_one_name_are_both_turned_away(tmp_path: Path) -> None:
+def test_a_data_owner_in_anothers_name_is_turned_away_and_the_other_takes_part(tmp_path: Path) -> None:
     federation = build_federation(tmp_path, clients=3, rounds=1)
     rewrite_data_owner(federation.data_owner_directories[2], '"clinic-2"', '"clinic-1"')
+    run(federation)
+    (record,) = read_rounds(federation.owner_directory)
+    assert record.clients == ("clinic-0", "clinic-1")
+    assert [who.reason for who in record.rejected] == ["E_SIGNATURE"]
+
+
+def test_two_data_owners_of_one_name_and_key_are_both_turned_away(tmp_path: Path) -> None:
+    federation = build_federation(tmp_path, clients=3, rounds=1)
+    _, one, other = federation.data_owner_directories
+    rewrite_data_owner(other, '"clinic-2"', '"clinic-1"')
+    (other / "signing.key").write_bytes((one / "signing.key").read_bytes())
     run(federation)
     (record,) = read_rounds(federation.owner_directory)
     assert record.clients == ("clinic-0",)
