@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from scaleot_core.commands import JsonOption
+
 HomeArgument = Annotated[Path, typer.Argument(metavar="OWNER_HOME", hidden=True)]
 PartName = Literal["superlink", "distribution", "edge", "server-app", "rounds"]
 
@@ -27,3 +29,28 @@ def serve(
     status = run_all(home, terminal_or_log_reporter())
     if status:
         raise typer.Exit(status)
+
+
+def plug_in(
+    home: HomeArgument,
+    *,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the tuned adapter goes.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Plug what a federation has reached into the full model and measure it; default output: OWNER_HOME/tuned."""
+    from rich.console import Console
+
+    from fl_server.output import new_output
+    from scaleot_core.progress import terminal_or_log_reporter
+
+    destination = out or home / "tuned"
+    with new_output(destination) as directory:
+        from fl_server.plugging import plug_in as run_plug_in
+        from scaleot_core.report import print_table
+
+        report = run_plug_in(home, directory, terminal_or_log_reporter())
+    if as_json:
+        typer.echo(report.to_text(), nl=False)
+    else:
+        print_table(report, Console())
+    typer.echo(f"saved in {destination}", err=True)

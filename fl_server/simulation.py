@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fl_server.checkpoint import best_round
 from fl_server.compress import load_full_model
 from fl_server.data import Data, read_data
 from fl_server.failure_logs import explained_failures
@@ -31,10 +30,12 @@ from fl_server.workspace import (
     Workspace,
     create_workspace,
     open_as_data_owner,
+    organisation,
     settle_data_owners,
 )
+from fl_server.worth import measure_worth
 from scaleot_core.adapters.adapter import AdapterSpec
-from scaleot_core.adapters.plug_in import plugged_in, save_adapter
+from scaleot_core.adapters.plug_in import save_adapter
 from scaleot_core.bundle import SealedBundle, save_verifying_key
 from scaleot_core.compression.emulator import Emulator, EmulatorReport, read_emulator
 from scaleot_core.compression.importance import ImportanceReport
@@ -132,7 +133,15 @@ def simulate(run: RunFile, directory: Path, reporter: Reporter) -> Report:
     if run.evaluation.full_fine_tuning:
         results = replace(results, full_fine_tuning=_full_fine_tuning(session))
     save_adapter(full.model, full.layout, federated.spec, measured.adapter, directory / "adapter")
-    findings = Findings(run, full, results, federated.rounds, **vars(compressed), model_privacy=measured.model_privacy)
+    findings = Findings(
+        run,
+        full,
+        results,
+        federated.rounds,
+        **vars(compressed),
+        model_privacy=measured.model_privacy,
+        recipients=tuple(organisation(number) for number in range(run.federation.clients)),
+    )
     report = make_report(findings, watch.read())
     write_report(report, directory)
     return report
@@ -220,29 +229,11 @@ def _measure(session: _Session, sealed: SealedBundle, federated: _Federated, zer
     full, spec = session.full, federated.spec
     with session.watch.stage("open"), open_as_data_owner(session.workspace, sealed, 0) as opened:
         emulator = read_emulator(opened.files, device=full.model.device)
-    emulator_zero_shot = session.evaluate("emulator zero-shot", emulator)
-    adapter = _best_adapter(session, emulator, federated)
-    with plugged_in(emulator.model, emulator.layout, spec, adapter):
-        emulator_tuned = session.evaluate("emulator tuned", emulator)
-    with plugged_in(full.model, full.layout, spec, adapter):
-        plug_in = session.evaluate("plug-in", full)
+    worth = measure_worth(full, emulator, spec, federated.adapters, data=session.data, evaluate=session.evaluate)
     target = Target(full, emulator, sealed.digest, zero_shot)
     model_privacy = measure_model_privacy(session.run, target, session.data, session.reporter)
-    return _Measured(Results(zero_shot, emulator_zero_shot, emulator_tuned, plug_in, None), adapter, model_privacy)
-
-
-def _best_adapter(session: _Session, emulator: Emulator, federated: _Federated) -> TensorDict:
-    """Returns the adapter of the last round or, with validation records, of the best one on the emulator."""
-    if not session.data.validation:
-        return federated.adapters[-1]
-    candidates = []
-    for adapter in federated.adapters:
-        with plugged_in(emulator.model, emulator.layout, federated.spec, adapter):
-            metrics = session.evaluate("a round's adapter, on validation records", emulator, session.data.validation)
-        candidates.append((adapter, metrics.loss))
-    number, best = best_round(candidates)
-    session.reporter.note(f"the adapter of round {number} has the least validation loss on the emulator")
-    return best
+    results = Results(zero_shot, worth.emulator_zero_shot, worth.emulator_tuned, worth.plug_in, None)
+    return _Measured(results, worth.adapter, model_privacy)
 
 
 def _full_fine_tuning(session: _Session) -> Metrics:
