@@ -17,6 +17,9 @@ def serve(
     part: Annotated[
         PartName | None, typer.Option("--part", help="Be this one process only, for systemd and containers.")
     ] = None,
+    new_run: Annotated[
+        bool, typer.Option("--new-run", help="Begin a run with the newest emulator; the old one is set aside.")
+    ] = False,
 ) -> None:
     """Run a federation's server until its rounds are done: everything that data owners connect to, supervised."""
     from fl_server.serve import serve as run_all
@@ -26,7 +29,7 @@ def serve(
     if part is not None:
         serve_part(home, part)
         return
-    status = run_all(home, terminal_or_log_reporter())
+    status = run_all(home, terminal_or_log_reporter(), is_new_run=new_run)
     if status:
         raise typer.Exit(status)
 

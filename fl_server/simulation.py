@@ -13,14 +13,13 @@ from fl_server.flower_simulation import run_with_flower
 from fl_server.in_process import run_in_process
 from fl_server.model_privacy import Target, measure_model_privacy
 from fl_server.owner import (
-    OwnerRunSettings,
     RoundRecord,
     read_adapter,
     read_rounds,
     round_adapter_file,
     write_run,
 )
-from fl_server.privacy import asked_training, check_privacy, own_privacy
+from fl_server.privacy import check_privacy, own_privacy
 from fl_server.reference import full_fine_tuned
 from fl_server.report import Findings, make_report
 from fl_server.sealing import compress, initial_adapter, seal_emulator
@@ -43,12 +42,10 @@ from scaleot_core.compression.importance_store import save_importance
 from scaleot_core.compression.plan import LayerPlan
 from scaleot_core.config import to_toml
 from scaleot_core.evaluation import Metrics, evaluate
-from scaleot_core.federation.rules import Aggregation
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.report import Report, ReportedModelPrivacy, Results, write_report
 from scaleot_core.run_file import RunFile
-from scaleot_core.seeds import derive_seed
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import Record
 
@@ -175,7 +172,11 @@ def _federate(session: _Session, compressed: _Compressed) -> _Federated:
         policy=_policy(run),
         privacy=own_privacy(run),
     )
-    write_run(workspace.owner_directory, _run_settings(run, spec, compressed.sealed), initial)
+    write_run(
+        workspace.owner_directory,
+        run_settings(run, spec, compressed.sealed.digest, name=f"simulation-{compressed.sealed.bundle_id}"),
+        initial,
+    )
     owners = workspace.data_owner_directories(run.federation.clients)
     with explained_failures(owners):
         if run.federation.engine == "flower":
@@ -199,29 +200,6 @@ def _policy(run: RunFile) -> dict[str, float]:
         "max_tokens": federation.max_tokens,
         "max_adapter_rank": run.adapter.rank,
     }
-
-
-def _run_settings(run: RunFile, spec: AdapterSpec, sealed: SealedBundle) -> OwnerRunSettings:
-    federation = run.federation
-    return OwnerRunSettings(
-        run=f"simulation-{sealed.bundle_id}",
-        clients=federation.clients,
-        clients_per_round=federation.clients_per_round,
-        rounds=federation.rounds,
-        local_steps=federation.local_steps,
-        batch_size=federation.batch_size,
-        learning_rate=federation.learning_rate,
-        optimizer=federation.optimizer,
-        max_tokens=federation.max_tokens,
-        aggregation=Aggregation(federation.aggregation),
-        trimmed_share=federation.trimmed_share,
-        assumed_attackers=federation.assumed_attackers,
-        adapter=spec,
-        bundle_digest=sealed.digest,
-        privacy=asked.privacy if (asked := asked_training(run)) else None,
-        seed=derive_seed(run.seed, "federation"),
-        round_deadline_seconds=ROUND_DEADLINE_SECONDS,
-    )
 
 
 def _measure(session: _Session, sealed: SealedBundle, federated: _Federated, zero_shot: Metrics) -> _Measured:
