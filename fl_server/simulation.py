@@ -22,6 +22,7 @@ from fl_server.owner import (
 from fl_server.privacy import check_privacy, own_privacy
 from fl_server.reference import full_fine_tuned
 from fl_server.report import Findings, make_report
+from fl_server.run_settings import run_settings
 from fl_server.sealing import compress, initial_adapter, seal_emulator
 from fl_server.stopwatch import Stopwatch
 from fl_server.workspace import (
