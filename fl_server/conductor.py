@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fl_server.deployment import Deployment
-from fl_server.grants import grant_files, issue_grants
+from fl_server.grants import grant_to_members
 from fl_server.node_keys import approved_nodes
 from fl_server.registry import Registry
 from fl_server.run_status import read_status
@@ -99,9 +99,7 @@ class _Conductor:
                 self.superlink.register(file)
                 self._registered[name] = public_key
                 self.reporter.note(f"node of {name} registered")
-        if set(approved) != {name for name, _ in grant_files(self.deployment.home)}:
-            members = self.registry.members()
-            issue_grants(self.deployment.home, {one.name: one.recipient for one in members if one.name in approved})
+        grant_to_members(self.deployment.home, self.registry)
 
     def _current_run(self) -> str | None:
         try:

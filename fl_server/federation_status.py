@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_server.deployment import SEEN_FILE, STATE_DIRECTORY
+from fl_server.downloads import DOWNLOADS_FILE, read_downloads
 from fl_server.new_run import RUN_DIRECTORY
 from fl_server.owner import has_run
 from fl_server.owner_home import OwnerHome
@@ -30,6 +31,8 @@ class OrganisationStatus:
     """``active`` or ``revoked``."""
     is_online: bool
     last_seen: datetime | None
+    fetched_share: float | None
+    """Of the newest emulator, between 0 and 1, since the service started; ``None`` where nothing was fetched since."""
     doing: str
     """In words: what it does in the newest round."""
 
@@ -57,8 +60,9 @@ def read_federation_status(home: Path, *, now: datetime) -> FederationStatus:
     """
     run = read_status(home / RUN_DIRECTORY) if has_run(home / RUN_DIRECTORY) else None
     seen = _seen(home)
+    shares = read_downloads(home / STATE_DIRECTORY / DOWNLOADS_FILE)
     members = Registry(OwnerHome(home).registry).members()
-    organisations = tuple(_organisation(member, seen.get(member.name), run, now) for member in members)
+    organisations = tuple(_organisation(member, seen, shares, run, now) for member in members)
     return FederationStatus(now, organisations, run, _waits_for(organisations, run, now), _results(home))
 
 
@@ -67,16 +71,21 @@ def to_json(status: FederationStatus) -> str:
     return json.dumps(_plain(status), indent=2, allow_nan=False)
 
 
-def _organisation(member: Member, seen: datetime | None, run: RunStatus | None, now: datetime) -> OrganisationStatus:
-    is_online = seen is not None and now - seen < timedelta(seconds=ONLINE_SECONDS)
-    asked = _asked(run, member.name)
-    if asked is None or (run is not None and run.is_finished):
+def _organisation(
+    member: Member, seen: dict[str, datetime], shares: dict[str, float], run: RunStatus | None, now: datetime
+) -> OrganisationStatus:
+    last = seen.get(member.name)
+    is_online = last is not None and now - last < timedelta(seconds=ONLINE_SECONDS)
+    share, asked = shares.get(member.name), _asked(run, member.name)
+    if share is not None and share < 1.0:
+        doing = f"fetching the emulator, {share:.0%}"
+    elif asked is None or (run is not None and run.is_finished):
         doing = "idle" if is_online else "away"
     elif asked.is_waited_for:
         doing = f"training, attempt {asked.attempt}" if is_online else "asked, and away"
     else:
         doing = asked.status if asked.code is None else f"{asked.status} ({asked.code})"
-    return OrganisationStatus(member.name, member.status.value, is_online, seen, doing)
+    return OrganisationStatus(member.name, member.status.value, is_online, last, share, doing)
 
 
 def _waits_for(organisations: tuple[OrganisationStatus, ...], run: RunStatus | None, now: datetime) -> tuple[str, ...]:
