@@ -46,6 +46,11 @@ class OwnerHome:
         return self.root / "audit.jsonl"
 
     @property
+    def run(self) -> Path:
+        """The run's directory, as ``owner`` describes it."""
+        return self.root / "run"
+
+    @property
     def server_tls(self) -> TlsFiles:
         """What the owner's services show, and whom they believe."""
         return TlsFiles(
