@@ -3,15 +3,16 @@
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fl_server.checkpoint import best_round
-from fl_server.compress import Workbench, load_full_model, needs_importance
+from fl_server.compress import load_full_model
 from fl_server.data import Data, read_data
 from fl_server.failure_logs import explained_failures
 from fl_server.flower_simulation import run_with_flower
 from fl_server.in_process import run_in_process
-from fl_server.model_privacy import Target, measure_model_privacy, warn_of_disclosure
+from fl_server.model_privacy import Target, measure_model_privacy
 from fl_server.owner import (
     OwnerRunSettings,
     RoundRecord,
@@ -21,20 +22,21 @@ from fl_server.owner import (
     write_run,
 )
 from fl_server.privacy import asked_training, check_privacy, own_privacy
-from fl_server.reference import adapter_spec, full_fine_tuned
+from fl_server.reference import full_fine_tuned
 from fl_server.report import Findings, make_report
+from fl_server.sealing import compress, initial_adapter, seal_emulator
 from fl_server.stopwatch import Stopwatch
 from fl_server.workspace import (
+    BUNDLE_LIFETIME,
     Workspace,
     create_workspace,
     open_as_data_owner,
-    seal_emulator,
     settle_data_owners,
 )
-from scaleot_core.adapters.adapter import AdapterSpec, attach_adapter
+from scaleot_core.adapters.adapter import AdapterSpec
 from scaleot_core.adapters.plug_in import plugged_in, save_adapter
 from scaleot_core.bundle import SealedBundle, save_verifying_key
-from scaleot_core.compression.emulator import Emulator, EmulatorReport, describe_emulator, read_emulator
+from scaleot_core.compression.emulator import Emulator, EmulatorReport, read_emulator
 from scaleot_core.compression.importance import ImportanceReport
 from scaleot_core.compression.importance_store import save_importance
 from scaleot_core.compression.plan import LayerPlan
@@ -137,29 +139,25 @@ def simulate(run: RunFile, directory: Path, reporter: Reporter) -> Report:
 
 
 def _compress(session: _Session) -> _Compressed:
-    run, full, watch = session.run, session.full, session.watch
-    workbench = Workbench(full, run, session.reporter)
-    importance = None
-    if needs_importance(run.emulator):
-        with watch.stage("importance"):
-            importance = workbench.importance()
-            save_importance(importance, session.directory / "importance")
-    with watch.stage("build"):
-        emulator = workbench.build(run.emulator)
-        warn_of_disclosure(run, full, emulator.plan, session.reporter)
-        described = describe_emulator(emulator, full)
-    with watch.stage("seal"):
-        sealed = seal_emulator(emulator, session.workspace, session.directory / "bundle")
-        save_verifying_key(session.workspace.owner_key.public, session.directory / "owner.pub")
-    return _Compressed(emulator.plan, importance, described, sealed)
+    run, workspace = session.run, session.workspace
+    made = compress(run, session.full, session.watch, session.reporter)
+    if made.importance is not None:
+        save_importance(made.importance, session.directory / "importance")
+    with session.watch.stage("seal"):
+        sealed = seal_emulator(
+            made.emulator,
+            session.directory / "bundle",
+            owner=workspace.owner_key,
+            not_after=datetime.now(UTC) + BUNDLE_LIFETIME,
+            plain_in=workspace.root,
+        )
+        save_verifying_key(workspace.owner_key.public, session.directory / "owner.pub")
+    return _Compressed(made.emulator.plan, made.importance, made.described, sealed)
 
 
 def _federate(session: _Session, compressed: _Compressed) -> _Federated:
     run, full, workspace = session.run, session.full, session.workspace
-    spec = adapter_spec(run, compressed.plan.adapter_layers)
-    attached = attach_adapter(full.model, full.layout, spec)
-    initial = attached.state()
-    attached.detach()
+    spec, initial = initial_adapter(run, full, compressed.plan)
     settle_data_owners(
         workspace,
         compressed.sealed,

@@ -21,10 +21,8 @@ from scaleot_core.bundle import (
     read_bundle,
     save_identity,
     save_verifying_key,
-    seal_bundle,
     verify_bundle,
 )
-from scaleot_core.compression.emulator import Emulator, write_emulator
 from scaleot_core.privacy.data_set import fingerprint
 from scaleot_core.privacy.ledger_file import create_ledger
 from scaleot_core.privacy.ledger_lines import LedgerTerms
@@ -64,21 +62,6 @@ def create_workspace(root: Path) -> Workspace:
     workspace.owner_directory.mkdir()
     workspace.data_owners_directory.mkdir()
     return workspace
-
-
-def seal_emulator(emulator: Emulator, workspace: Workspace, destination: Path) -> SealedBundle:
-    """Signs and encrypts an emulator into ``destination``; its plaintext stays in the workspace only meanwhile."""
-    plain = workspace.root / "emulator"
-    plain.mkdir(mode=0o700)
-    try:
-        write_emulator(emulator, plain)
-        description = {"family": emulator.layout.family.model_type, "plan": emulator.plan.to_json()}
-        not_after = datetime.now(UTC) + BUNDLE_LIFETIME
-        return seal_bundle(plain, destination, owner=workspace.owner_key, model=description, not_after=not_after)
-    finally:
-        for path in plain.iterdir():
-            path.unlink()
-        plain.rmdir()
 
 
 def organisation(number: int) -> str:

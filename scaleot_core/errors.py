@@ -66,6 +66,26 @@ class SourceInterruptedError(FetchError):
     """A source of sealed bundles failed in a way that may pass: it is asked again until the fetch's deadline."""
 
 
+class BrokenLineError(ScaleOTError):
+    """A line of an append-only record is not what was written there; who reads the record adds its name and number."""
+
+    exit_code = 3
+
+
+class ChainError(ScaleOTError):
+    """An append-only record, as the registry of organisations or the audit log, cannot be believed.
+
+    ``line`` is the number of the line at fault, counted from 1, or ``None`` where the fault lies in no line.
+    """
+
+    exit_code = 3
+
+    def __init__(self, source: str, fault: str, *, line: int | None = None) -> None:
+        self.line = line
+        at = "" if line is None else f", line {line}"
+        super().__init__(f"{source}{at}: {fault}")
+
+
 class LedgerError(ScaleOTError):
     """A data owner's privacy ledger cannot be believed, or is not the one asked for; nothing was released.
 

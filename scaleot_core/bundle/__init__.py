@@ -20,10 +20,12 @@ Over a network: ``distribution`` is the wire format of a service of sealed bundl
 
 from scaleot_core.bundle.grant import issue_grant, verify_grant
 from scaleot_core.bundle.key_files import (
+    load_data_key,
     load_identity,
     load_recipient,
     load_signing_key,
     load_verifying_key,
+    save_data_key,
     save_identity,
     save_recipient,
     save_signing_key,
@@ -55,12 +57,14 @@ __all__ = [
     "generate_identity",
     "generate_signing_key",
     "issue_grant",
+    "load_data_key",
     "load_identity",
     "load_recipient",
     "load_signing_key",
     "load_verifying_key",
     "open_bundle",
     "read_bundle",
+    "save_data_key",
     "save_identity",
     "save_recipient",
     "save_signing_key",

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from scaleot_core.bundle.files import open_regular_file, write_new_file
-from scaleot_core.bundle.keys import Identity, Recipient, SigningKey, VerifyingKey
+from scaleot_core.bundle.keys import DATA_KEY_BYTES, DataKey, Identity, Recipient, SigningKey, VerifyingKey
 from scaleot_core.errors import InputError, VerificationError
 
 MAX_KEY_FILE_BYTES = 64 * 1024
@@ -87,6 +87,19 @@ def load_recipient(path: Path) -> Recipient:
     if not isinstance(mlkem768, MLKEM768PublicKey) or not isinstance(x25519, X25519PublicKey):
         raise _unexpected_halves(path, "an ML-KEM-768 and an X25519 public key")
     return Recipient(mlkem768, x25519)
+
+
+def save_data_key(key: DataKey, path: Path) -> None:
+    """Writes the 32 bytes of a data key to a new file with mode 0600; raises ``OutputError`` if the file exists."""
+    write_new_file(path, key.secret, mode=0o600)
+
+
+def load_data_key(path: Path) -> DataKey:
+    """Reads what ``save_data_key`` wrote; raises like ``load_signing_key``."""
+    secret = read_private_file(path)
+    if len(secret) != DATA_KEY_BYTES:
+        raise VerificationError("key.format", f"{path}: expected the {DATA_KEY_BYTES} bytes of a data key")
+    return DataKey(secret)
 
 
 def _private_pem(key: Ed25519PrivateKey | MLDSA65PrivateKey | MLKEM768PrivateKey | X25519PrivateKey) -> bytes:

@@ -1,22 +1,19 @@
 """The lines of a ledger: what each may say, and how it holds on to the one before.
 
-Every line is one document in canonical JSON, ``{"entry", "number", "previous", "sha256"}``: its number from 1, the
-SHA-256 of the line before, and its own, which is taken over the other three. ``LEDGER.md`` is the specification.
+``bundle/hash_chain.py`` holds the lines together; ``LEDGER.md`` is the specification.
 """
 
-import hashlib
 from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
+from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
-from scaleot_core.bundle.canonical import Document, Instant, Sha256, canonical_json
-from scaleot_core.errors import LedgerError
+from scaleot_core.bundle.canonical import Document, Instant, Json, Sha256, canonical_json
+from scaleot_core.bundle.hash_chain import NO_LINE, describe_fault, read_line, write_line
+from scaleot_core.errors import BrokenLineError, LedgerError
 from scaleot_core.privacy.data_set import MAX_INTEGER, DataSet
 from scaleot_core.privacy.events import PrivacyEvent
 
 FORMAT: Final = "scaleot.ledger/1"
-NO_LINE: Final = "0" * 64
-"""What the first line names in place of a line before it."""
 
 Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 LineNumber = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
@@ -96,12 +93,7 @@ RoundKey: TypeAlias = tuple[str, int]
 """A run's name and the number of a round in it."""
 
 
-class _Line(Document):
-    """A line without its own digest."""
-
-    entry: Annotated[Entry, Field(discriminator="type")]
-    number: LineNumber
-    previous: Sha256
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="type")])
 
 
 class LedgerChain:
@@ -161,9 +153,7 @@ class LedgerChain:
             LedgerError: such an entry cannot come next.
         """
         self._check_next(entry)
-        line = _Line(entry=entry, number=len(self.entries) + 1, previous=self.head)
-        content = canonical_json(line.model_dump(mode="json"))
-        return content[:-1] + _digest_field(content) + b"\n"
+        return write_line(entry.model_dump(mode="json"), number=len(self.entries) + 1, previous=self.head)
 
     def read_line(self, line: bytes) -> None:
         """Adds the next line, given without its end.
@@ -172,31 +162,26 @@ class LedgerChain:
             LedgerError: it is not what was written there: damaged, changed, moved, or of another ledger or version.
         """
         number = len(self.entries) + 1
-        content = line[:-_DIGEST_FIELD_BYTES] + b"}"
-        if line[-_DIGEST_FIELD_BYTES:] != _digest_field(content):
-            raise self._fault(number, "its SHA-256 is not that of what it says: it was damaged or changed")
-        parsed = self._parse(content, number)
-        if parsed.number != number or parsed.previous != self.head:
-            raise self._fault(
-                number,
-                f"expected line {number} after {self.head}, got line {parsed.number} after {parsed.previous}: "
-                "lines were removed, added or moved",
-            )
-        self._check_next(parsed.entry)
-        self.entries.append(parsed.entry)
-        self.hashes.append(hashlib.sha256(content).hexdigest())
-        self._index(parsed.entry)
-
-    def _parse(self, content: bytes, number: int) -> _Line:
         try:
-            parsed = _Line.model_validate_json(content)
+            value, digest = read_line(line, number=number, previous=self.head)
+        except BrokenLineError as error:
+            raise self._fault(number, str(error)) from error
+        entry = self._parse(value, number)
+        self._check_next(entry)
+        self.entries.append(entry)
+        self.hashes.append(digest)
+        self._index(entry)
+
+    def _parse(self, value: Json, number: int) -> Entry:
+        spelling = canonical_json(value)
+        try:
+            entry = _ENTRY.validate_json(spelling)
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            place = ".".join(str(step) for step in fault["loc"])[:80]
-            raise self._fault(number, f"{place}: {fault['msg']} (expected the format {FORMAT})") from error
-        if canonical_json(parsed.model_dump(mode="json")) != content:
+            fault = describe_fault(error, inside="entry")
+            raise self._fault(number, f"{fault} (expected the format {FORMAT})") from error
+        if canonical_json(entry.model_dump(mode="json")) != spelling:
             raise self._fault(number, "expected canonical JSON (RFC 8785), got another spelling of the same values")
-        return parsed
+        return entry
 
     def _check_next(self, entry: Entry) -> None:
         """Checks what no line can show alone: that the entry makes sense after those before it."""
@@ -221,10 +206,3 @@ class LedgerChain:
 
     def _fault(self, number: int, fault: str) -> LedgerError:
         return LedgerError(self.source, fault, line=number)
-
-
-def _digest_field(content: bytes) -> bytes:
-    return b',"sha256":"' + hashlib.sha256(content).hexdigest().encode() + b'"}'
-
-
-_DIGEST_FIELD_BYTES = len(_digest_field(b""))

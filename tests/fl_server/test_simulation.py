@@ -168,7 +168,7 @@ def test_importance_is_computed_once_and_serves_every_size(
 
 
 def test_plugging_in_leaves_the_full_model_as_it_was(finished: tuple[Path, dict[str, Any]], material: Path) -> None:
-    from fl_server.simulation import adapter_spec
+    from fl_server.reference import adapter_spec
     from scaleot_core.adapters.adapter import attach_adapter
 
     full = load_model(material / "model", dtype=torch.float32, device=torch.device("cpu"))

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import get_args
 
 import scaleot_core.privacy as privacy_package
-from scaleot_core.privacy import ledger_file, ledger_head, ledger_lines
+from scaleot_core.bundle.hash_chain import Line
+from scaleot_core.privacy import ledger_file, ledger_head
 from scaleot_core.privacy.data_set import DataSet
 from scaleot_core.privacy.ledger_lines import FORMAT, Entry, LedgerTerms
 
@@ -29,7 +30,7 @@ def test_the_terms_are_named_field_by_field() -> None:
 
 def test_the_examples_are_json_with_the_fields_of_the_code() -> None:
     line, head = (json.loads(example) for example in re.findall(r"```json\n(.*?)```", DOCUMENT, re.DOTALL))
-    assert list(line) == sorted([*ledger_lines._Line.model_fields, "sha256"])
+    assert list(line) == sorted([*Line.model_fields, "sha256"])
     assert list(head) == sorted(ledger_head.LedgerHead.model_fields)
     assert head["format"] == ledger_head.LedgerHead.model_fields["format"].default
 

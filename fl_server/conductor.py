@@ -1,0 +1,101 @@
+"""Lets approved nodes in and has the run's rounds run, through the death of whatever runs them.
+
+Nothing in Flower starts a dead ServerApp again. The rounds themselves are durable (``fl_server.rounds``): a run that is
+submitted again goes on at the round where the one before it ended.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fl_server.deployment import Deployment
+from fl_server.node_keys import approved_nodes
+from fl_server.owner import read_rounds, read_settings
+from fl_server.rounds import raise_if_failed
+from fl_server.superlink import SuperLink, tail, wait_until_healthy, write_connection
+from scaleot_core.bundle.files import replace_file
+from scaleot_core.errors import EngineError
+from scaleot_core.flower_app import APP, APP_FILE
+from scaleot_core.progress import Reporter
+from scaleot_core.supervision import child_environment
+
+POLL_SECONDS = 5.0
+MAX_FRUITLESS_RUNS = 5
+"""So many runs in a row that ended without a new round are a fault that another will not mend."""
+LOG_LINES = 40
+RUN_FILE = "flower-run.json"
+
+
+def conduct(deployment: Deployment, reporter: Reporter) -> None:
+    """Returns when every round of the run is done.
+
+    Raises:
+        EngineError: Flower cannot be reached, or run after run ended without a new round; the last log is quoted.
+        RoundFailedError: a round failed for good.
+        InputError: the run's files are missing or faulty.
+    """
+    folder = deployment.part_home("rounds")
+    app = folder / "app"
+    app.mkdir(exist_ok=True)
+    (app / APP_FILE).write_text(APP, encoding="utf-8")
+    write_connection(folder, deployment.superlink.port, deployment.tls.authority)
+    if not wait_until_healthy(deployment.superlink.port, deployment.tls.authority):
+        raise EngineError(f"no SuperLink answers at {deployment.superlink}: see {deployment.state / 'logs'}")
+    superlink = SuperLink(child_environment(folder), folder)
+    _Conductor(deployment, superlink, app, reporter).run()
+
+
+@dataclass
+class _Conductor:
+    deployment: Deployment
+    superlink: SuperLink
+    app: Path
+    reporter: Reporter
+
+    def __post_init__(self) -> None:
+        self._registered: dict[str, str] = {}
+        self._fruitless, self._rounds_before = 0, -1
+
+    def run(self) -> None:
+        rounds = read_settings(self.deployment.run).rounds
+        while (done := self._rounds_done()) < rounds:
+            self._let_in()
+            run_id = self._current_run()
+            if run_id is None or self.superlink.status(run_id).startswith("finished"):
+                self._submit(run_id, done)
+            time.sleep(POLL_SECONDS)
+        self.reporter.note(f"all {rounds} rounds are done")
+
+    def _rounds_done(self) -> int:
+        records = read_rounds(self.deployment.run)
+        for record in records:
+            raise_if_failed(record)
+        return len(records)
+
+    def _let_in(self) -> None:
+        """Registers the nodes that were approved since the last look; the edge alone keeps revoked ones out."""
+        for name, public_key in approved_nodes(self.deployment.home).items():
+            if self._registered.get(name) != public_key:
+                file = self.app.parent / "node.pub"
+                file.write_text(public_key, encoding="utf-8")
+                self.superlink.register(file)
+                self._registered[name] = public_key
+                self.reporter.note(f"node of {name} registered")
+
+    def _current_run(self) -> str | None:
+        try:
+            return str(json.loads((self.deployment.state / RUN_FILE).read_bytes())["run-id"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def _submit(self, ended: str | None, done: int) -> None:
+        self._fruitless = 0 if done > self._rounds_before else self._fruitless + 1
+        self._rounds_before = done
+        if self._fruitless >= MAX_FRUITLESS_RUNS and ended is not None:
+            said = tail(self.superlink.log(ended), LOG_LINES)
+            raise EngineError(f"{self._fruitless} runs in a row ended without a new round; the last one said:\n{said}")
+        run_id = self.superlink.submit(self.app)
+        content = json.dumps({"run-id": run_id}).encode()
+        replace_file(self.deployment.state / RUN_FILE, content, mode=0o600)
+        self.reporter.note(f"run {run_id} submitted, {done} rounds are done")

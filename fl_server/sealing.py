@@ -1,0 +1,155 @@
+"""From the full model to its sealed emulator: what ``scaleot seal`` does, and the first half of a simulation."""
+
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from fl_server.compress import Workbench, load_full_model, needs_importance
+from fl_server.model_privacy import warn_of_disclosure
+from fl_server.owner import INITIAL_ADAPTER_FILE
+from fl_server.reference import adapter_spec
+from fl_server.sealed_versions import (
+    BUNDLE_DIRECTORY,
+    DATA_KEY_FILE,
+    IMPORTANCE_DIRECTORY,
+    PLAIN_PREFIX,
+    RUN_FILE,
+    SealedRecord,
+    SealedVersion,
+    next_version,
+    read_sealed,
+    write_record,
+)
+from fl_server.stopwatch import Stopwatch
+from scaleot_core.adapters.adapter import AdapterSpec, attach_adapter
+from scaleot_core.bundle import SealedBundle, SigningKey, save_data_key, seal_bundle
+from scaleot_core.bundle.files import new_directory, write_synced
+from scaleot_core.compression.emulator import Emulator, EmulatorReport, describe_emulator, write_emulator
+from scaleot_core.compression.importance import ImportanceReport
+from scaleot_core.compression.importance_store import save_importance
+from scaleot_core.compression.plan import LayerPlan
+from scaleot_core.config import to_toml
+from scaleot_core.federation.validation import encode_tensors
+from scaleot_core.model_privacy.disclosure_record import DisclosedEmulator, record_disclosure
+from scaleot_core.models.loading import LanguageModel
+from scaleot_core.progress import Reporter
+from scaleot_core.run_file import RunFile
+from scaleot_core.shapes import TensorDict
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The outcome of stages 1 and 2: an emulator, and what was learnt on the way to it."""
+
+    emulator: Emulator
+    importance: ImportanceReport | None
+    """None where the builder needs no scores."""
+    described: EmulatorReport
+
+
+def compress(run: RunFile, full: LanguageModel, watch: Stopwatch, reporter: Reporter) -> Compressed:
+    """Scores the layers of a model where the run file's builder asks for it, and builds the emulator.
+
+    Raises:
+        InputError: the run file's text or plan does not fit the model, or the record of disclosure cannot be read.
+    """
+    workbench = Workbench(full, run, reporter)
+    importance = None
+    if needs_importance(run.emulator):
+        with watch.stage("importance"):
+            importance = workbench.importance()
+    with watch.stage("build"):
+        emulator = workbench.build(run.emulator)
+        warn_of_disclosure(run, full, emulator.plan, reporter)
+        return Compressed(emulator, importance, describe_emulator(emulator, full))
+
+
+def initial_adapter(run: RunFile, full: LanguageModel, plan: LayerPlan) -> tuple[AdapterSpec, TensorDict]:
+    """Returns the specification of the run file's adapter in a plan's adapter layers, and what round 1 starts from."""
+    spec = adapter_spec(run, plan.adapter_layers)
+    attached = attach_adapter(full.model, full.layout, spec)
+    try:
+        return spec, attached.state()
+    finally:
+        attached.detach()
+
+
+def seal_emulator(
+    emulator: Emulator, destination: Path, *, owner: SigningKey, version: int = 1, not_after: datetime, plain_in: Path
+) -> SealedBundle:
+    """Signs and encrypts an emulator into ``destination``; meanwhile its plaintext lies in a directory in ``plain_in``.
+
+    Raises:
+        OutputError: ``destination`` exists or cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix=PLAIN_PREFIX, dir=plain_in) as name:
+        plain = Path(name)
+        write_emulator(emulator, plain)
+        description = {"family": emulator.layout.family.model_type, "plan": emulator.plan.to_json()}
+        return seal_bundle(plain, destination, owner=owner, model=description, version=version, not_after=not_after)
+
+
+def seal_version(
+    run: RunFile,
+    home: Path,
+    *,
+    owner: SigningKey,
+    version: int | None = None,
+    lifetime: timedelta,
+    reporter: Reporter,
+) -> SealedVersion:
+    """Makes the emulator of a run file and seals it into the model owner's home as its next version, or as ``version``.
+
+    Nothing is left of a version that fails. ``lifetime`` runs from the moment of sealing. Where the run file keeps a
+    record of disclosure, the emulator stands in it before it stands in the home.
+
+    Raises:
+        InputError: the run file's model or text cannot be used, or the version is not above every one that is there.
+        OutputError: the home cannot be written.
+    """
+    with next_version(home, version) as (directory, number):
+        full = load_full_model(run.model, reporter)
+        made = compress(run, full, Stopwatch(), reporter)
+        spec, initial = initial_adapter(run, full, made.emulator.plan)
+        reporter.note(f"sealing version {number}")
+        with new_directory(directory) as building:
+            building.chmod(0o700)
+            sealed, not_after = _seal(made.emulator, building, owner, number, lifetime)
+            write_synced(building / INITIAL_ADAPTER_FILE, encode_tensors(initial), mode=0o600)
+            write_synced(building / RUN_FILE, to_toml(run).encode(), mode=0o600)
+            if made.importance is not None:
+                save_importance(made.importance, building / IMPORTANCE_DIRECTORY)
+            if run.model_privacy.disclosure_record:
+                left = DisclosedEmulator(sealed.digest, datetime.now(UTC).date(), made.emulator.plan)
+                record_disclosure(Path(run.model_privacy.disclosure_record), full.digest, left)
+            record = SealedRecord(
+                version=number,
+                bundle_id=sealed.bundle_id,
+                digest=sealed.digest,
+                size_bytes=sealed.size_bytes,
+                not_after=not_after,
+                builder=run.emulator.builder,
+                emulator=made.described,
+                adapter=spec,
+                layers=made.emulator.plan.to_json(),
+            )
+            write_record(building, record)
+    return read_sealed(home, number)
+
+
+def _seal(
+    emulator: Emulator, building: Path, owner: SigningKey, version: int, lifetime: timedelta
+) -> tuple[SealedBundle, datetime]:
+    """Seals the emulator of a version that is being made, keeps its data key, and returns it with its end."""
+    not_after = (datetime.now(UTC) + lifetime).replace(microsecond=0)
+    sealed = seal_emulator(
+        emulator,
+        building / BUNDLE_DIRECTORY,
+        owner=owner,
+        version=version,
+        not_after=not_after,
+        plain_in=building.parent,
+    )
+    save_data_key(sealed.data_key, building / DATA_KEY_FILE)
+    return sealed, not_after

@@ -1,0 +1,126 @@
+"""Starts what a model owner runs for a federation, and keeps it running: five parts, each a process of its own.
+
+================  ====================================================================================================
+``superlink``     Flower's SuperLink, on loopback, with TLS, node authentication and its state on disk
+``distribution``  gives out sealed emulators (``fl_server.distribution``)
+``edge``          the only way from the network to the SuperLink (``fl_server.edge``)
+``server-app``    Flower's SuperExec, which starts the ServerApp when a run is submitted
+``rounds``        lets approved nodes in, submits the run, and submits it again when it died (``fl_server.conductor``)
+================  ====================================================================================================
+
+``serve`` starts and supervises all; ``serve_part`` becomes one of them, for systemd and containers.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from fl_server.deployment import Deployment, check_ports, make_secret, read_deployment
+from fl_server.server_app import OWNER_VARIABLE
+from fl_server.superlink import script
+from scaleot_core.hardening import harden_process, write_guarded_command
+from scaleot_core.progress import Reporter
+from scaleot_core.supervision import SupervisedProcess, child_environment, sole_process, supervise
+
+PURPOSE = "rounds"
+
+
+def serve(home: Path, reporter: Reporter) -> int:
+    """Runs every part until the run's rounds are done or a signal comes, and returns the exit code.
+
+    Raises:
+        InputError: the home cannot be served, a port is taken, or another process serves this home.
+    """
+    from fl_server.owner import read_settings
+
+    deployment = read_deployment(home)
+    settings = read_settings(deployment.run)
+    with sole_process(deployment.state / "lock"):
+        check_ports(deployment.fleet, deployment.distribution, deployment.superlink)
+        make_secret(deployment)
+        reporter.note(f"fleet {deployment.fleet}, distribution {deployment.distribution}: {settings.rounds} rounds")
+        command = (script("scaleot"), "serve", str(deployment.home), "--part")
+        parts = [
+            SupervisedProcess(name, (*command, name), child_environment(deployment.part_home(name)), name == PURPOSE)
+            for name in PARTS
+        ]
+        return supervise(parts, deployment.state, reporter)
+
+
+def serve_part(home: Path, part: str) -> None:
+    """Becomes one part.
+
+    Raises:
+        InputError: as ``serve``; the part's own port alone is looked at.
+    """
+    deployment = read_deployment(home)
+    make_secret(deployment)
+    harden_process()
+    os.environ.update(child_environment(deployment.part_home(part)))
+    with sole_process(deployment.part_home(part) / "lock"):
+        PARTS[part](deployment)
+
+
+def _superlink(deployment: Deployment) -> None:
+    check_ports(deployment.superlink)
+    tls = deployment.tls
+    _become(
+        "flower-superlink",
+        *("--host", deployment.superlink.host, "--port", str(deployment.superlink.port)),
+        *("--ssl-certfile", str(tls.certificate), "--ssl-keyfile", str(tls.private_key)),
+        *("--ssl-ca-certfile", str(tls.authority)),
+        "--enable-supernode-auth",
+        "--disable-runtime-dependency-installation",
+        *("--database", str(deployment.state / "state.db")),
+        *("--isolation", "process", "--superexec-auth-secret-file", str(deployment.secret)),
+    )
+
+
+def _server_app(deployment: Deployment) -> None:
+    commands = write_guarded_command(deployment.state / "bin", "flwr-serverapp", "fl_server.app_guard")
+    os.environ.update({"PATH": str(commands), OWNER_VARIABLE: str(deployment.run)})
+    _become(
+        "flower-superexec",
+        *("--runtime-api-address", str(deployment.superlink), "--root-certificates", str(deployment.tls.authority)),
+        *("--superexec-auth-secret-file", str(deployment.secret)),
+    )
+
+
+def _edge(deployment: Deployment) -> None:
+    from fl_server.edge_server import run_edge
+
+    check_ports(deployment.fleet)
+    run_edge(deployment)
+
+
+def _distribution(deployment: Deployment) -> None:
+    from fl_server.distribution_server import run_distribution
+
+    run_distribution(deployment)
+
+
+def _rounds(deployment: Deployment) -> None:
+    from fl_server.conductor import conduct
+    from scaleot_core.progress import LogReporter
+
+    conduct(deployment, LogReporter())
+
+
+PARTS: Mapping[str, Callable[[Deployment], None]] = MappingProxyType(
+    {
+        "superlink": _superlink,
+        "distribution": _distribution,
+        "edge": _edge,
+        "server-app": _server_app,
+        PURPOSE: _rounds,
+    }
+)
+
+
+def _become(program: str, *arguments: str) -> None:
+    """Turns this process into one of Flower's programs: its id, its lock and its environment stay."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(script(program), [program, *arguments])  # noqa: S606 - no shell, and our own arguments
