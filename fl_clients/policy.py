@@ -69,10 +69,10 @@ class DataOwnerFile(BaseModel):
     model_config = _FROZEN
     organisation: Organisation
     data: OwnPath
-    bundle: OwnPath
-    grant: OwnPath
-    identity_key: OwnPath
-    owner_public_key: OwnPath
+    bundle: OwnPath = Path("bundles/current")
+    grant: OwnPath = Path("grant.json")
+    identity_key: OwnPath = Path("identity.key")
+    owner_public_key: OwnPath = Path("owner.pub")
     """The pinned key: no other signature counts."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["shipped", "float32"] = "shipped"

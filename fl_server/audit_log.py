@@ -5,7 +5,7 @@ The owner signs heads and hands them out: who keeps one can later tell that the 
 shows different logs to different members. Within the log alone nothing stops the owner from writing a new one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
@@ -16,9 +16,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from fl_server.chain_file import ChainFile, ChainHead, ChainLine, create_chain
 from scaleot_core.bundle.canonical import Document, Instant, Json, Sha256, read_document, write_document
 from scaleot_core.bundle.envelope import sign_statement, verify_statement
+from scaleot_core.bundle.files import read_small_file
 from scaleot_core.bundle.hash_chain import describe_fault
+from scaleot_core.bundle.key_files import load_verifying_key
 from scaleot_core.bundle.keys import SigningKey, VerifyingKey
-from scaleot_core.errors import ChainError
+from scaleot_core.errors import ChainError, InputError
 
 FORMAT: Final = "scaleot.audit/1"
 HEAD_TYPE: Final = "application/vnd.scaleot.audit-head+json"
@@ -67,25 +69,33 @@ _ENTRIES: TypeAdapter[AuditEntry] = TypeAdapter(AuditEntry)
 class AuditLog:
     """An audit log that was verified line by line; any number of processes and threads may append to it."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens a log.
+    def __init__(self, path: Path, *, is_copy: bool = False) -> None:
+        """Opens a log, or a copy of one, which may come without the head beside it.
 
         Raises:
             InputError: there is none.
             ChainError: a line is damaged, changed, moved or missing; it names the line.
         """
-        self._file = ChainFile(path, kind="audit log", entries=_ENTRIES)
-        self._opening = self._read_opening(self._file.read()[0].entry)
+        self._path = path
+        self._file = _open(path, is_copy=is_copy)
+        lines = self._file.read()
+        if not lines:
+            raise self._file.fail(1, "it is missing: the file is empty")
+        self._opening = self._read_opening(lines[0].entry)
 
     @property
     def head(self) -> ChainHead:
         """The last line that this object knows of."""
         return self._file.head
 
-    @property
-    def owner(self) -> tuple[str, str]:
-        """The key ids of the log's owner."""
-        return self._opening.owner
+    def check_owner(self, owner: VerifyingKey) -> None:
+        """Raises ``ChainError`` if the log was opened for another owner."""
+        if self._opening.owner != owner.key_ids:
+            raise ChainError(self._file.source, "it is the log of another owner than the key's", line=1)
+
+    def events(self) -> list[ChainLine[AuditEntry]]:
+        """Returns every line that is in the file now, the opening first; none is kept in memory before."""
+        return _open(self._path, is_copy=False).read()
 
     def append(self, type: str, body: Mapping[str, Json], *, now: datetime) -> ChainHead:  # noqa: A002 - the field's name
         """Adds an event and returns the new head; it is on the disk by then.
@@ -139,14 +149,13 @@ class AuditLog:
             raise self._file.fail(1, fault) from error
 
 
+def _open(path: Path, *, is_copy: bool) -> ChainFile[AuditEntry]:
+    return ChainFile(path, kind="audit log", entries=_ENTRIES, is_copy=is_copy)
+
+
 def create_audit_log(path: Path, owner: VerifyingKey, *, now: datetime) -> None:
     """Writes a new log; the caller syncs its directory. Raises ``OSError`` if it cannot."""
     create_chain(path, _Opening(body=_OpeningBody(log=token_hex(16), owner=owner.key_ids), time=now))
-
-
-def read_events(path: Path) -> list[ChainLine[AuditEntry]]:
-    """Returns every line of a log, the opening first; raises like ``AuditLog``."""
-    return ChainFile(path, kind="audit log", entries=_ENTRIES).read()
 
 
 def read_signed_head(envelope: bytes, owner: VerifyingKey) -> SignedHead:
@@ -158,3 +167,22 @@ def read_signed_head(envelope: bytes, owner: VerifyingKey) -> SignedHead:
     """
     statement = verify_statement(envelope, HEAD_TYPE, owner, kind="head", limit_bytes=MAX_HEAD_BYTES)
     return read_document(SignedHead, statement, kind="head", limit_bytes=MAX_HEAD_BYTES)
+
+
+def verify_copy(path: Path, heads: Sequence[Path], owner_public_key: Path | None) -> ChainHead:
+    """Verifies a log, or a copy of one, and returns its last line; nothing but the files is needed.
+
+    Raises:
+        InputError: a file cannot be read, or there are heads and no key to verify them by.
+        ChainError: a line is damaged, changed, moved, missing, or another than the owner signed; it names the line.
+        VerificationError: a head is not signed by the owner.
+    """
+    if heads and owner_public_key is None:
+        raise InputError("--head needs --owner-public-key: without the owner's key, a head could be anybody's")
+    log = AuditLog(path, is_copy=True)
+    if owner_public_key is not None:
+        owner = load_verifying_key(owner_public_key)
+        log.check_owner(owner)
+        for head in heads:
+            log.check_extends(read_signed_head(read_small_file(head, MAX_HEAD_BYTES).strip(), owner))
+    return log.head

@@ -48,19 +48,20 @@ class ChainLine(Generic[_EntryType]):
     """A verified line."""
 
     number: int
+    sha256: str
     entry: _EntryType
 
 
 class ChainFile(Generic[_EntryType]):
     """The lines of one record as this process has read them; safe between threads.
 
-    ``kind`` names the record in errors, and ``entries`` is the schema of what its lines say. Once a line was at fault,
-    every later call says so again.
+    ``kind`` names the record in errors, and ``entries`` is the schema of what its lines say. A copy may come without
+    its head; then it has to end with a whole line. Once a line was at fault, every later call says so again.
     """
 
-    def __init__(self, path: Path, *, kind: str, entries: TypeAdapter[_EntryType]) -> None:
+    def __init__(self, path: Path, *, kind: str, entries: TypeAdapter[_EntryType], is_copy: bool = False) -> None:
         self.source = f"{kind} {path}"
-        self._path, self._entries = path, entries
+        self._path, self._entries, self._is_copy = path, entries, is_copy
         self._hashes: list[str] = []
         self._size_bytes = 0
         self._fault: ChainError | None = None
@@ -148,14 +149,17 @@ class ChainFile(Generic[_EntryType]):
             try:
                 value, digest = read_line(line, number=number, previous=self.head.sha256)
             except BrokenLineError as error:
-                if acknowledged.number < number and position == len(lines) and not rest:
+                if acknowledged and acknowledged.number < number and position == len(lines) and not rest:
                     break  # after a power cut the last line may lack some blocks
                 raise ChainError(self.source, str(error), line=number) from error
             entry = self._parse(value, number)
             self._hashes.append(digest)
             self._size_bytes += len(line) + 1
-            added.append(ChainLine(number, entry))
-        self._check_has(acknowledged)
+            added.append(ChainLine(number, digest, entry))
+        if acknowledged:
+            self._check_has(acknowledged)
+        elif rest:
+            raise ChainError(self.source, "it has no end: the file was cut off", line=len(self._hashes) + 1)
         return added
 
     def _parse(self, value: Json, number: int) -> _EntryType:
@@ -164,10 +168,12 @@ class ChainFile(Generic[_EntryType]):
         except ValidationError as error:
             raise ChainError(self.source, describe_fault(error, inside="entry"), line=number) from error
 
-    def _read_head(self) -> _HeadFile:
+    def _read_head(self) -> _HeadFile | None:
         path = head_path(self._path)
-        if not os.path.lexists(self._path) and not os.path.lexists(path):
-            raise InputError(f"there is no {self.source}: `scaleot keygen` makes it, once")
+        if not os.path.lexists(self._path):
+            raise InputError(f"there is no {self.source}; a home has one from `scaleot keygen` on")
+        if self._is_copy and not os.path.lexists(path):
+            return None
         try:
             return _HeadFile.model_validate_json(path.read_bytes())
         except OSError as error:

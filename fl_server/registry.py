@@ -4,7 +4,8 @@ It is only ever added to, and each line holds on to the one before (``chain_file
 organisation comes from here, never from a message or a certificate alone: this is asked again at every step.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -13,13 +14,14 @@ from secrets import token_hex
 from types import MappingProxyType
 from typing import Annotated, Final, Literal, TypeAlias
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from pydantic import Field, TypeAdapter
 
 from fl_server.chain_file import ChainFile, ChainHead, ChainLine, create_chain
-from scaleot_core.bundle.canonical import Base64, Document, Instant, Sha256
+from scaleot_core.bundle.canonical import Document, Instant, Sha256
 from scaleot_core.bundle.keys import Recipient, VerifyingKey
 from scaleot_core.bundle.public_keys import RecipientField, VerifyingKeyField
-from scaleot_core.enrolment.transport_keys import MemberName, NodeKeyField
+from scaleot_core.enrolment.transport_keys import MemberName, NodeKeyField, TlsKeyField
 from scaleot_core.errors import BrokenLineError, InputError, ScaleOTError
 
 FORMAT: Final = "scaleot.registry/1"
@@ -46,6 +48,7 @@ class Opened(Document):
 class Approved(Document):
     """An organisation became a member, with these keys."""
 
+    certificate_not_after: Instant
     certificate_sha256: Sha256
     max_examples: Examples
     node_public_key: NodeKeyField
@@ -53,8 +56,7 @@ class Approved(Document):
     recipient: RecipientField
     request_sha256: Sha256
     time: Instant
-    tls_public_key: Base64
-    """SubjectPublicKeyInfo in DER."""
+    tls_public_key: TlsKeyField
     type: Literal["approved"] = "approved"
     verifying_key: VerifyingKeyField
 
@@ -62,6 +64,7 @@ class Approved(Document):
 class Renewed(Document):
     """A member got another certificate for the same key."""
 
+    certificate_not_after: Instant
     certificate_sha256: Sha256
     organisation: MemberName
     time: Instant
@@ -99,10 +102,11 @@ class Member:
     recipient: Recipient
     node_public_key: str
     """OpenSSH's one line, as ``flwr supernode register`` reads it."""
-    tls_public_key: bytes
-    """SubjectPublicKeyInfo in DER."""
+    tls_public_key: EllipticCurvePublicKey
     certificate_sha256s: tuple[str, ...]
     """Of the certificates that were issued to it, in DER; the newest last."""
+    certificate_not_after: datetime
+    """Of the newest."""
     request_sha256: str
     """Of its enrolment request."""
     max_examples: int
@@ -174,6 +178,12 @@ class Registry:
             raise InputError(f"no organisation {name[:80]!r} in the {self._file.source}; `scaleot org list` shows all")
         return member
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keeps all other writers out, for more than one step; raises ``InputError`` if one has written for 30 s."""
+        with self._file.writing():
+            yield
+
     def append(self, change: Change) -> ChainHead:
         """Adds a line; it is on the disk when this returns.
 
@@ -181,7 +191,7 @@ class Registry:
             InputError: the change cannot come next: a name or key is taken, or no such member is active.
             OutputError: it cannot be written.
         """
-        with self._file.writing():
+        with self.writing():
             try:
                 changed = advance(self._catch_up(), change, number=self._file.head.number + 1)
             except BrokenLineError as error:
@@ -218,7 +228,9 @@ def advance(members: Mapping[str, Member], entry: Entry, *, number: int) -> Mapp
         if member is None or member.revoked_from_round is not None:
             raise BrokenLineError(f"{entry.organisation} is no active member")
         if isinstance(entry, Renewed):
-            changed = replace(member, certificate_sha256s=(*member.certificate_sha256s, entry.certificate_sha256))
+            issued = (*member.certificate_sha256s, entry.certificate_sha256)
+            end = entry.certificate_not_after
+            changed = replace(member, certificate_sha256s=issued, certificate_not_after=end)
         else:
             changed = replace(member, revoked_from_round=entry.from_round)
     return MappingProxyType({**members, changed.name: changed})
@@ -263,6 +275,7 @@ def _member(entry: Approved) -> Member:
         node_public_key=entry.node_public_key,
         tls_public_key=entry.tls_public_key,
         certificate_sha256s=(entry.certificate_sha256,),
+        certificate_not_after=entry.certificate_not_after,
         request_sha256=entry.request_sha256,
         max_examples=entry.max_examples,
         approved_at=entry.time,
@@ -276,7 +289,7 @@ def _check_is_new(members: Mapping[str, Member], entry: Approved) -> None:
                 f"the name {entry.organisation} is taken, by {member.name}, and no name is used again"
             )
         if (
-            member.verifying_key == entry.verifying_key
+            not set(member.verifying_key.key_ids).isdisjoint(entry.verifying_key.key_ids)
             or member.recipient == entry.recipient
             or member.node_public_key == entry.node_public_key
             or member.tls_public_key == entry.tls_public_key

@@ -1,8 +1,9 @@
 """The ``scaleot`` command: finds the verbs, runs one, and turns errors into messages and exit codes.
 
 Results go to standard output, everything else to standard error. A verb is an entry point of the group
-``scaleot.verbs``, so that the core imports neither side; a verb's module imports what is heavy inside the verb, because
-``scaleot --help`` loads them all.
+``scaleot.verbs``, so that the core imports neither side; ``org.approve`` is the verb ``approve`` of the group ``org``,
+to which both sides add. A verb's module imports what is heavy inside the verb, because ``scaleot --help`` loads them
+all.
 """
 
 import importlib.metadata
@@ -19,6 +20,12 @@ import typer
 from scaleot_core.errors import ScaleOTError
 
 VERBS_GROUP = "scaleot.verbs"
+GROUPS = {
+    "audit-log": "The log of what happened in a federation.",
+    "authority": "The model owner's certificate authority.",
+    "org": "Organisations of a federation: enrol one, admit it, revoke it.",
+}
+"""What ``--help`` says of each group of verbs."""
 INTERRUPTED = 130
 BUG = 1
 
@@ -63,16 +70,25 @@ def run(arguments: Sequence[str], verbs: Iterable[EntryPoint]) -> int:
 
 
 def _build_app(verbs: Iterable[EntryPoint]) -> typer.Typer:
-    app = typer.Typer(
-        help="Tune a model owner's LLM on data owners' text, with neither shown to the other.",
+    app = _new_app("Tune a model owner's LLM on data owners' text, with neither shown to the other.")
+    app.callback()(_options)
+    groups: dict[str, typer.Typer] = {}
+    for verb in sorted(verbs, key=lambda verb: verb.name):
+        group, _, name = verb.name.rpartition(".")
+        if group and group not in groups:
+            groups[group] = _new_app(GROUPS[group])
+            app.add_typer(groups[group], name=group)
+        (groups[group] if group else app).command(name)(verb.load())
+    return app
+
+
+def _new_app(description: str) -> typer.Typer:
+    return typer.Typer(
+        help=description,
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,  # rich doubles the time of --help
     )
-    app.callback()(_options)
-    for verb in sorted(verbs, key=lambda verb: verb.name):
-        app.command(verb.name)(verb.load())
-    return app
 
 
 def _show_version(is_asked: bool | None) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-from scaleot_core.errors import OutputError
+from scaleot_core.errors import InputError, OutputError
 
 
 def open_regular_file(path: Path, *, flags: int = 0) -> BufferedReader:
@@ -23,6 +23,18 @@ def open_regular_file(path: Path, *, flags: int = 0) -> BufferedReader:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
+
+
+def read_small_file(path: Path, limit_bytes: int) -> bytes:
+    """Returns what a regular file holds, at most one byte more than the limit, which its parser refuses.
+
+    Raises ``InputError`` if it cannot be read.
+    """
+    try:
+        with open_regular_file(path) as file:
+            return file.read(limit_bytes + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Both are EC keys on P-384, since SuperNode and TLS know no hybrids: they guard t
 is signed and sealed by the keys of ``scaleot_core.bundle``.
 """
 
+import base64
 from typing import Annotated
 
 from cryptography import x509
@@ -20,15 +21,19 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_der_public_key,
     load_ssh_public_key,
 )
 from cryptography.x509.oid import NameOID
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, PlainSerializer, PlainValidator, StringConstraints, TypeAdapter
 
+from scaleot_core.bundle.canonical import Base64, Json
 from scaleot_core.errors import VerificationError
 
 MemberName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """An organisation's name as its certificate has it: at most 64 characters, none that looks like another."""
+
+_BASE64: TypeAdapter[bytes] = TypeAdapter(Base64)
 
 
 def generate_transport_key() -> EllipticCurvePrivateKey:
@@ -79,6 +84,31 @@ def read_certificate_request(data: bytes, organisation: str) -> EllipticCurvePub
             f"expected a certificate request signed by its own key, with {organisation!r} alone as name",
         )
     return key
+
+
+def _read_tls_key(value: Json) -> EllipticCurvePublicKey:
+    if isinstance(value, EllipticCurvePublicKey):  # built by our own code
+        return value
+    data = _BASE64.validate_python(value)
+    try:
+        key = load_der_public_key(data)
+    except UnsupportedAlgorithm as error:
+        raise ValueError("expected an EC key") from error
+    if not isinstance(key, EllipticCurvePublicKey) or _tls_public_bytes(key) != data:
+        raise ValueError("expected the SubjectPublicKeyInfo of an EC key, in DER")
+    return key
+
+
+def _tls_public_bytes(key: EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _write_tls_key(key: EllipticCurvePublicKey) -> str:
+    return base64.b64encode(_tls_public_bytes(key)).decode()
+
+
+TlsKeyField = Annotated[EllipticCurvePublicKey, PlainValidator(_read_tls_key), PlainSerializer(_write_tls_key)]
+"""The public key of a TLS certificate."""
 
 
 def _check_node_key(line: str) -> str:

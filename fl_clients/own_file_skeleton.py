@@ -1,0 +1,40 @@
+"""The first ``data-owner.toml`` of a home: every limit at its default, private, each line with its meaning."""
+
+from pathlib import Path
+
+import tomli_w
+
+from fl_clients.policy import Policy
+
+DEFAULT_EPSILON = 8.0
+MOST_DELTA = 1e-5
+
+_MEANINGS = {
+    "max_learning_rate": "of one local step",
+    "max_local_steps": "in one round",
+    "max_batch_size": "in records",
+    "max_tokens": "of one record; longer ones are cut",
+    "max_adapter_rank": "of the matrices that are trained",
+}
+
+
+def skeleton(organisation: str, data: Path, *, records: int) -> str:
+    """Returns the text of the file; ``records`` is how many ``data`` holds."""
+    policy = Policy().model_dump()
+    limits = "\n".join(f"{f'{name} = {value}':28} # {_MEANINGS[name]}" for name, value in policy.items())
+    own = tomli_w.dumps({"organisation": organisation, "data": str(data.absolute())})
+    return f"""\
+# What {organisation} decides about its part in the federation. Of this file only the name is ever sent.
+# Keys, certificates and addresses lie beside it, where `scaleot org init` and `org accept` put them.
+{own}
+[policy]
+# The most that a server may ask in one round; what asks for more is refused.
+{limits}
+
+[privacy]
+# Differential privacy of every update that leaves. Before the first round: scaleot budget DIRECTORY --create
+# Without this section updates leave as they are, and can leak training text.
+epsilon = {DEFAULT_EPSILON}{" " * 15} # the budget of all rounds of all runs together; less is more private
+delta = {min(MOST_DELTA, 0.1 / records)}{" " * 15} # keep it well below 1 / number of records, which is 1 / {records}
+mechanisms = ["dp-sgd"]      # those agreed to: dp-sgd, dpzero, lmo-dp hide one record each
+"""
