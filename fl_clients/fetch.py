@@ -86,11 +86,27 @@ def fetch_bundle(
         raise InputError(f"expected the SHA-256 of a signed manifest, 64 digits of 0-9a-f, got {digest[:80]!r}")
     patient = PatientSource(source, deadline_seconds=deadline_seconds)
     envelope, signed = _signed_manifest(patient, directory, digest, owner, now)
+    return fetch_signed_bundle(patient, directory, envelope, signed, reporter=reporter, streams=streams)
+
+
+def fetch_signed_bundle(
+    source: PatientSource,
+    directory: Path,
+    envelope: bytes,
+    signed: SignedManifest,
+    *,
+    reporter: Reporter,
+    streams: int = DEFAULT_STREAMS,
+) -> FetchedBundle:
+    """Fetches the bundle of a manifest that is at hand and verified; ``envelope`` is its bytes.
+
+    Otherwise, and in what it raises, like ``fetch_bundle``.
+    """
     place = directory / signed.digest
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(place):
-            moved_bytes = _fetch_objects(patient, place, signed, streams, reporter)
+            moved_bytes = _fetch_objects(source, place, signed, streams, reporter)
             replace_file(place / MANIFEST_FILE, envelope, mode=0o666)
             sync_directory(directory)
     except OSError as error:

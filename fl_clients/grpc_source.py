@@ -9,18 +9,23 @@ import grpc
 
 from scaleot_core.bundle.canonical import Document, write_document
 from scaleot_core.bundle.distribution import (
+    GRANT_METHOD,
     MANIFEST_METHOD,
     MAX_PIECE_BYTES,
     NEWEST,
     RANGE_METHOD,
+    REPOSITORY_FILE_METHOD,
     SERVICE,
+    GrantRequest,
     ManifestRequest,
     RangeRequest,
+    RepositoryFileRequest,
     require_loopback,
 )
+from scaleot_core.bundle.grant import MAX_GRANT_BYTES
 from scaleot_core.bundle.manifest import MAX_ENVELOPE_BYTES
 from scaleot_core.bundle.tls_files import TlsFiles, read_tls_files
-from scaleot_core.errors import FetchError, SourceInterruptedError
+from scaleot_core.errors import FetchError, NotServedError, SourceInterruptedError
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_PIECE_BYTES),
@@ -38,7 +43,6 @@ _LASTING = frozenset(
         grpc.StatusCode.DATA_LOSS,
         grpc.StatusCode.FAILED_PRECONDITION,
         grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.NOT_FOUND,
         grpc.StatusCode.OUT_OF_RANGE,
         grpc.StatusCode.PERMISSION_DENIED,
         grpc.StatusCode.UNAUTHENTICATED,
@@ -54,24 +58,36 @@ class GrpcSource:
 
     def __init__(self, channel: Any, address: str) -> None:
         self._address = address
-        self._manifest = channel.unary_stream(f"/{SERVICE}/{MANIFEST_METHOD}")
-        self._range = channel.unary_stream(f"/{SERVICE}/{RANGE_METHOD}")
+        methods = (MANIFEST_METHOD, RANGE_METHOD, REPOSITORY_FILE_METHOD, GRANT_METHOD)
+        self._methods = {name: channel.unary_stream(f"/{SERVICE}/{name}") for name in methods}
 
     def manifest(self, digest: str | None, *, timeout_seconds: float) -> bytes:
         """Asks for the manifest of a bundle, or of the newest one."""
-        envelope = bytearray()
-        for piece in self._ask(self._manifest, ManifestRequest(bundle=digest or NEWEST), timeout_seconds):
-            envelope += piece
-            if len(envelope) > MAX_ENVELOPE_BYTES:
-                break
-        return bytes(envelope)
+        request = ManifestRequest(bundle=digest or NEWEST)
+        return self._ask_whole(MANIFEST_METHOD, request, MAX_ENVELOPE_BYTES, timeout_seconds)
 
     def read_range(self, digest: str, start: int, length: int, *, timeout_seconds: float) -> Iterator[bytes]:
         """Asks for a range of an object."""
-        return self._ask(self._range, RangeRequest(length=length, object=digest, start=start), timeout_seconds)
+        return self._ask(RANGE_METHOD, RangeRequest(length=length, object=digest, start=start), timeout_seconds)
 
-    def _ask(self, method: Any, request: Document, timeout_seconds: float) -> Iterator[bytes]:
-        call = method(write_document(request), timeout=timeout_seconds)
+    def repository_file(self, name: str, most_bytes: int, *, timeout_seconds: float) -> bytes:
+        """Asks for a small file of the repository."""
+        return self._ask_whole(REPOSITORY_FILE_METHOD, RepositoryFileRequest(file=name), most_bytes, timeout_seconds)
+
+    def grant(self, digest: str, *, timeout_seconds: float) -> bytes:
+        """Asks for the grant of the organisation that the own certificate names."""
+        return self._ask_whole(GRANT_METHOD, GrantRequest(bundle=digest), MAX_GRANT_BYTES, timeout_seconds)
+
+    def _ask_whole(self, method: str, request: Document, most_bytes: int, timeout_seconds: float) -> bytes:
+        reply = bytearray()
+        for piece in self._ask(method, request, timeout_seconds):
+            reply += piece
+            if len(reply) > most_bytes:
+                break
+        return bytes(reply)
+
+    def _ask(self, method: str, request: Document, timeout_seconds: float) -> Iterator[bytes]:
+        call = self._methods[method](write_document(request), timeout=timeout_seconds)
         try:
             yield from call
         except grpc.RpcError as error:
@@ -84,6 +100,8 @@ class GrpcSource:
         where = f"distribution service {self._address}: {code.name}: {said}"
         if _UNTRUSTED_CERTIFICATE in details:
             return FetchError(f"{where}. Its certificate is not of the authority in your PEM file, or has expired")
+        if code is grpc.StatusCode.NOT_FOUND:
+            return NotServedError(where)
         return FetchError(where) if code in _LASTING else SourceInterruptedError(where)
 
 

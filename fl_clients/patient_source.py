@@ -3,7 +3,7 @@
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fl_clients.sources import Source
 from scaleot_core.errors import FetchError, SourceInterruptedError
@@ -19,8 +19,8 @@ _RANDOM = secrets.SystemRandom()
 class PatientSource:
     """A source with one deadline for all threads of a fetch, and their way to stop one another.
 
-    Both methods raise ``FetchError``: that of the source where it is not one that may pass, and after the deadline or a
-    stop.
+    Every method that reads raises ``FetchError``: that of the source where it is not one that may pass, and after the
+    deadline or a stop.
     """
 
     def __init__(self, source: Source, *, deadline_seconds: float) -> None:
@@ -34,13 +34,15 @@ class PatientSource:
 
     def manifest(self, digest: str | None) -> bytes:
         """Returns what the source calls the manifest of a bundle, or of its newest one."""
-        failures = 0
-        while True:
-            try:
-                return self._source.manifest(digest, timeout_seconds=self._timeout_seconds())
-            except SourceInterruptedError as error:
-                failures += 1
-                self._pause(failures, error)
+        return self._patiently(lambda seconds: self._source.manifest(digest, timeout_seconds=seconds))
+
+    def repository_file(self, name: str, most_bytes: int) -> bytes:
+        """Returns a small file of the repository, of which no more than ``most_bytes`` and one are read."""
+        return self._patiently(lambda seconds: self._source.repository_file(name, most_bytes, timeout_seconds=seconds))
+
+    def grant(self, digest: str) -> bytes:
+        """Returns what the source calls the own organisation's grant of a bundle."""
+        return self._patiently(lambda seconds: self._source.grant(digest, timeout_seconds=seconds))
 
     def read_range(self, name: str, start: int, stop: int) -> Iterator[bytes]:
         """Yields the bytes of an object from ``start`` to ``stop``; interrupted, it asks again from where it was."""
@@ -62,6 +64,15 @@ class PatientSource:
             if start < stop:
                 failures += 1
                 self._pause(failures, cause)
+
+    def _patiently(self, ask: Callable[[float], bytes]) -> bytes:
+        failures = 0
+        while True:
+            try:
+                return ask(self._timeout_seconds())
+            except SourceInterruptedError as error:
+                failures += 1
+                self._pause(failures, error)
 
     def _timeout_seconds(self) -> float:
         self._check_is_going_on()

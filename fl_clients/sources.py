@@ -1,5 +1,7 @@
 """Where a data owner's sealed bundle comes from: a folder, an HTTPS server, or the model owner's gRPC service.
 
+Each holds either one bundle, as it was sealed, or a whole repository (``scaleot_core.bundle.repository``).
+
 None of them is trusted with anything but being there: whatever they give is verified by whoever asked (``fetch``).
 """
 
@@ -19,19 +21,20 @@ from scaleot_core.bundle.distribution import MAX_PIECE_BYTES
 from scaleot_core.bundle.files import open_regular_file
 from scaleot_core.bundle.manifest import MANIFEST_FILE, MAX_ENVELOPE_BYTES, OBJECTS_DIRECTORY
 from scaleot_core.bundle.tls_files import TlsFiles, read_tls_files
-from scaleot_core.errors import FetchError, InputError, SourceInterruptedError
+from scaleot_core.errors import FetchError, InputError, NotServedError, SourceInterruptedError
 
 IDLE_SECONDS = 30.0
 """How long an HTTPS server may send nothing."""
 
+_MISSING_STATUSES = frozenset({403, 404, 410})
 _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class Source(Protocol):
-    """Gives the files of one sealed bundle, or of several; used by several threads at once.
+    """Gives the files of sealed bundles, and of a repository; used by several threads at once.
 
-    Both methods raise ``SourceInterruptedError`` for what may pass, such as a cut connection, and ``FetchError`` for
-    what will not, such as a missing file.
+    All methods raise ``SourceInterruptedError`` for what may pass, such as a cut connection, and ``FetchError`` for
+    what will not; ``NotServedError`` says that the source has no such thing, or none of the kind.
     """
 
     def manifest(self, digest: str | None, *, timeout_seconds: float) -> bytes:
@@ -45,6 +48,12 @@ class Source(Protocol):
 
         ``length`` is 1 to 16 MiB. It may end early without an error.
         """
+
+    def repository_file(self, name: str, most_bytes: int, *, timeout_seconds: float) -> bytes:
+        """Returns a small file of the repository, of which no more than ``most_bytes`` and one are read."""
+
+    def grant(self, digest: str, *, timeout_seconds: float) -> bytes:
+        """Returns the own organisation's grant of a bundle, at most 16 KiB and one byte."""
 
 
 class FolderSource:
@@ -76,9 +85,24 @@ class FolderSource:
         except OSError as error:
             raise FetchError(f"{path} cannot be read: {error.strerror}") from error
 
+    def repository_file(self, name: str, most_bytes: int, *, timeout_seconds: float) -> bytes:
+        """Reads the file."""
+        path = self._directory / name
+        try:
+            with open_regular_file(path) as file:
+                return file.read(most_bytes + 1)
+        except FileNotFoundError as error:
+            raise NotServedError(f"{path} is not there") from error
+        except OSError as error:
+            raise FetchError(f"{path} cannot be read: {error.strerror}") from error
+
+    def grant(self, digest: str, *, timeout_seconds: float) -> bytes:
+        """Has none: what lies in a folder is for everyone."""
+        raise NotServedError(f"{self._directory} is a folder, which holds no grants")
+
 
 class HttpsSource:
-    """A sealed bundle under a base URL of any HTTPS server that answers range requests: nginx, S3, a CDN.
+    """A bundle or a repository under a base URL of any HTTPS server that answers range requests: nginx, S3, a CDN.
 
     ``authority`` is a PEM file of the certificates to trust in place of the system's; ``tls`` is given where the server
     wants a client certificate too, and then names the authority. Redirections to anything but HTTPS fail. A proxy of
@@ -120,6 +144,14 @@ class HttpsSource:
         headers = {"Range": f"bytes={start}-{start + length - 1}"}
         return self._get(f"{OBJECTS_DIRECTORY}/{digest}", headers, 206, length, timeout_seconds)
 
+    def repository_file(self, name: str, most_bytes: int, *, timeout_seconds: float) -> bytes:
+        """Gets the file; what the server forbids counts as not there, as S3 answers for a missing one."""
+        return b"".join(self._get(name, {}, 200, most_bytes + 1, timeout_seconds))
+
+    def grant(self, digest: str, *, timeout_seconds: float) -> bytes:
+        """Has none: what lies on a static server is for everyone."""
+        raise NotServedError(f"{self._base_url} is a static server, which holds no grants")
+
     def _get(
         self, name: str, headers: dict[str, str], status: int, most_bytes: int, timeout_seconds: float
     ) -> Iterator[bytes]:
@@ -140,12 +172,17 @@ class HttpsSource:
                         raise SourceInterruptedError(f"{url}: no whole answer in {timeout_seconds:.0f} seconds")
         except HTTPError as error:
             with error:
-                kind = SourceInterruptedError if error.code in _PASSING_STATUSES else FetchError
-                raise kind(f"{url}: status {error.code}") from error
+                raise _refusal(error.code)(f"{url}: status {error.code}") from error
         except URLError as error:
             raise _unreachable(url, error) from error
         except (OSError, http.client.HTTPException) as error:
             raise SourceInterruptedError(f"{url}: {error}") from error
+
+
+def _refusal(status: int) -> type[FetchError]:
+    if status in _MISSING_STATUSES:
+        return NotServedError
+    return SourceInterruptedError if status in _PASSING_STATUSES else FetchError
 
 
 def _unreachable(url: str, error: URLError) -> FetchError:

@@ -29,6 +29,10 @@ class BundleIndex:
     newest: str
     envelopes: dict[str, bytes] = field(repr=False)
     objects: dict[str, ServedObject] = field(repr=False)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    """The small files of a repository, by name; none without one."""
+    grants: dict[tuple[str, str], bytes] = field(default_factory=dict, repr=False)
+    """By organisation and bundle digest."""
 
 
 def index_bundles(directories: Sequence[Path]) -> BundleIndex:
@@ -45,7 +49,7 @@ def index_bundles(directories: Sequence[Path]) -> BundleIndex:
     newest, newest_version = "", 0
     for directory in directories:
         envelope = read_bundle(directory).envelope
-        digest, manifest = _read_manifest(envelope)
+        digest, manifest = read_manifest(envelope)
         envelopes[digest] = envelope
         for sealed in manifest.objects:
             path = directory / OBJECTS_DIRECTORY / sealed.sha256
@@ -56,7 +60,8 @@ def index_bundles(directories: Sequence[Path]) -> BundleIndex:
     return BundleIndex(newest, envelopes, objects)
 
 
-def _read_manifest(envelope: bytes) -> tuple[str, OuterManifest]:
+def read_manifest(envelope: bytes) -> tuple[str, OuterManifest]:
+    """Returns the digest of a signed manifest and what it says; its signatures are not verified."""
     statement = read_document(Envelope, envelope, kind="bundle", limit_bytes=MAX_ENVELOPE_BYTES).payload
     return hashlib.sha256(statement).hexdigest(), read_outer_manifest(statement)
 

@@ -1,8 +1,8 @@
 """Serves sealed bundles by digest over gRPC with mutual TLS; ``scaleot_core.bundle.distribution`` is the wire format.
 
 What is served is ciphertext, worth nothing without a grant, and nothing here can decrypt it. A client is the
-organisation that its certificate names, and ``is_allowed`` is asked at every request, so that a revoked one is cut off
-within one range. Requests hold digests only, looked up in an index made at the start.
+organisation that its certificate names: it gets no other's grant, and ``is_allowed`` is asked at every request, so that
+a revoked one is cut off within one range. Requests hold digests and names, looked up in an index and nowhere else.
 
 Memory is bounded: a stream holds one piece of 1 MiB, and the next is read when HTTP/2's flow control has taken it. A
 client that stops reading holds one of its few streams until the deadline that every request must have.
@@ -24,15 +24,19 @@ from fl_server.bundle_index import BundleIndex
 from fl_server.organisation_limits import DEFAULT_LIMITS, Limits, OrganisationLimits
 from scaleot_core.bundle.canonical import Document, read_document
 from scaleot_core.bundle.distribution import (
+    GRANT_METHOD,
     MANIFEST_METHOD,
     MAX_DEADLINE_SECONDS,
     MAX_PIECE_BYTES,
     MAX_REQUEST_BYTES,
     NEWEST,
     RANGE_METHOD,
+    REPOSITORY_FILE_METHOD,
     SERVICE,
+    GrantRequest,
     ManifestRequest,
     RangeRequest,
+    RepositoryFileRequest,
     require_loopback,
 )
 from scaleot_core.bundle.files import open_regular_file
@@ -59,7 +63,7 @@ _Context = Any  # grpc.ServicerContext: grpcio has no types
 
 @contextmanager
 def serve_bundles(
-    index: BundleIndex,
+    index: Callable[[], BundleIndex],
     address: str,
     *,
     tls: TlsFiles,
@@ -68,6 +72,7 @@ def serve_bundles(
 ) -> Iterator[int]:
     """Serves until the block ends, and then lets streams that are under way finish for up to 10 seconds.
 
+    ``index`` is asked at every request what there is to give, by several threads: ``published_index`` for a home.
     ``address`` is ``host:port``, port 0 for any free one; the block gets the port. The PEM files are read again at
     every handshake, so that certificates can be replaced in place; while they cannot be used, the last good ones stay.
     ``is_allowed`` is called by several threads and must not raise.
@@ -86,7 +91,11 @@ def serve_bundles(
 
 @contextmanager
 def serve_bundles_without_tls(
-    index: BundleIndex, address: str, *, is_allowed: Callable[[str], bool], limits: Limits = DEFAULT_LIMITS
+    index: Callable[[], BundleIndex],
+    address: str,
+    *,
+    is_allowed: Callable[[str], bool],
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[int]:
     """Serves like ``serve_bundles`` to every process of this machine, as ``LOOPBACK_ORGANISATION``; for trials alone.
 
@@ -142,11 +151,11 @@ class _TlsConfiguration:
 
 
 class _Service:
-    """The two methods: each decides whether it may answer, and then streams bytes."""
+    """The methods: each decides whether it may answer, and then streams bytes."""
 
     def __init__(
         self,
-        index: BundleIndex,
+        index: Callable[[], BundleIndex],
         is_allowed: Callable[[str], bool],
         limits: Limits,
         organisation_of: Callable[[_Context], str],
@@ -156,23 +165,34 @@ class _Service:
 
     def handlers(self) -> Any:
         """Returns the methods under their names; requests and replies stay bytes."""
-        methods = {MANIFEST_METHOD: self._manifest, RANGE_METHOD: self._range}
+        methods = {
+            MANIFEST_METHOD: self._manifest,
+            RANGE_METHOD: self._range,
+            REPOSITORY_FILE_METHOD: self._repository_file,
+            GRANT_METHOD: self._grant,
+        }
         return grpc.method_handlers_generic_handler(
             SERVICE, {name: grpc.unary_stream_rpc_method_handler(method) for name, method in methods.items()}
         )
 
     def _manifest(self, data: bytes, context: _Context) -> Iterator[bytes]:
-        asked = self._admit(ManifestRequest, data, context)
-        digest = self._index.newest if asked.bundle == NEWEST else asked.bundle
-        envelope = self._index.envelopes.get(digest)
-        if envelope is None:
-            _refuse(context, grpc.StatusCode.NOT_FOUND, f"no bundle {digest} is served")
-        for start in range(0, len(envelope), MAX_PIECE_BYTES):
-            yield envelope[start : start + MAX_PIECE_BYTES]
+        asked, _ = self._admit(ManifestRequest, data, context)
+        index = self._index()
+        digest = index.newest if asked.bundle == NEWEST else asked.bundle
+        return _whole(index.envelopes.get(digest), f"no bundle {digest} is served", context)
+
+    def _repository_file(self, data: bytes, context: _Context) -> Iterator[bytes]:
+        asked, _ = self._admit(RepositoryFileRequest, data, context)
+        return _whole(self._index().files.get(asked.file), f"no file {asked.file} is served", context)
+
+    def _grant(self, data: bytes, context: _Context) -> Iterator[bytes]:
+        asked, organisation = self._admit(GrantRequest, data, context)
+        grant = self._index().grants.get((organisation, asked.bundle))
+        return _whole(grant, f"{organisation!r} has no grant for bundle {asked.bundle}", context)
 
     def _range(self, data: bytes, context: _Context) -> Iterator[bytes]:
-        asked = self._admit(RangeRequest, data, context)
-        served = self._index.objects.get(asked.object)
+        asked, _ = self._admit(RangeRequest, data, context)
+        served = self._index().objects.get(asked.object)
         if served is None:
             _refuse(context, grpc.StatusCode.NOT_FOUND, f"no object {asked.object} is served")
         if asked.start + asked.length > served.size_bytes:
@@ -183,8 +203,8 @@ class _Service:
         except OSError:  # its text has the path, which is nobody else's business
             _refuse(context, grpc.StatusCode.DATA_LOSS, f"the server cannot read its object {asked.object}")
 
-    def _admit(self, schema: type[_Request], data: bytes, context: _Context) -> _Request:
-        """Returns the request of an organisation that may make it now; refuses it otherwise."""
+    def _admit(self, schema: type[_Request], data: bytes, context: _Context) -> tuple[_Request, str]:
+        """Returns the request of an organisation that may make it now, and whose it is; refuses it otherwise."""
         organisation = self._organisation_of(context)
         if not self._is_allowed(organisation):
             _refuse(context, grpc.StatusCode.PERMISSION_DENIED, f"{organisation!r} is unknown here, or revoked")
@@ -201,7 +221,13 @@ class _Service:
             _refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, refusal)
         if not context.add_callback(lambda: self._limits.leave(organisation)):
             self._limits.leave(organisation)  # it ended already
-        return request
+        return request, organisation
+
+
+def _whole(content: bytes | None, fault: str, context: _Context) -> Iterator[bytes]:
+    if content is None:
+        _refuse(context, grpc.StatusCode.NOT_FOUND, fault)
+    return (content[start : start + MAX_PIECE_BYTES] for start in range(0, len(content), MAX_PIECE_BYTES))
 
 
 def _pieces(path: Path, start: int, length: int) -> Iterator[bytes]:

@@ -21,6 +21,7 @@ from fl_server.repository_state import (
     RepositoryState,
     first_root,
     last_version,
+    published_target,
     read_state,
     with_key,
 )
@@ -131,8 +132,8 @@ def _create(home: Path, now: datetime) -> None:
 
 
 def _refuse_older(state: RepositoryState, sealed: SealedVersion) -> None:
-    published = state.targets and state.targets.signed.targets.get(TARGET)
-    if not published:
+    published = published_target(state)
+    if published is None:
         return
     of = published.custom
     if of["version"] > sealed.version or (of["version"] == sealed.version and of["digest"] != sealed.bundle.digest):

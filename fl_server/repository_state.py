@@ -12,7 +12,15 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 from fl_server.repository_files import place_file
 from fl_server.repository_keys import key_in_force, public_keys, signers
 from scaleot_core.bundle import SigningKey
-from scaleot_core.bundle.repository import LIFETIMES, METADATA_DIRECTORY, THRESHOLD, TIMESTAMP_FILE, Role, metadata_file
+from scaleot_core.bundle.repository import (
+    LIFETIMES,
+    METADATA_DIRECTORY,
+    TARGET,
+    THRESHOLD,
+    TIMESTAMP_FILE,
+    Role,
+    metadata_file,
+)
 from scaleot_core.errors import InputError
 
 REPOSITORY_DIRECTORY = "repository"
@@ -112,6 +120,19 @@ def read_state(home: Path) -> RepositoryState:
         version = state.snapshot.signed.meta["targets.json"].version
         state.targets = _read(repository / metadata_file(Role.TARGETS, version), Targets)
     return state
+
+
+def published_version(home: Path) -> int:
+    """Returns the version of the emulator that is published; raises ``InputError`` if there is none."""
+    target = published_target(read_state(home))
+    if target is None:
+        raise InputError(f"{home} has published nothing yet: scaleot publish {home}")
+    return int(target.custom["version"])
+
+
+def published_target(state: RepositoryState) -> TargetFile | None:
+    """Returns what the repository says of the published manifest; its ``custom`` has ``version`` and ``digest``."""
+    return None if state.targets is None else state.targets.signed.targets.get(TARGET)
 
 
 def first_root(keys: dict[Role, SigningKey]) -> Metadata[Root]:

@@ -66,6 +66,10 @@ class SourceInterruptedError(FetchError):
     """A source of sealed bundles failed in a way that may pass: it is asked again until the fetch's deadline."""
 
 
+class NotServedError(FetchError):
+    """A source answers, and has no such file."""
+
+
 class BrokenLineError(ScaleOTError):
     """A line of an append-only record is not what was written there; who reads the record adds its name and number."""
 

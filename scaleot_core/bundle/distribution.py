@@ -3,7 +3,7 @@
 There is no protobuf: a request is a small document of canonical JSON, a reply a stream of raw bytes. So nothing has to
 be generated or kept in step, and what the server parses is read by the same strict reader as every signed document.
 
-FORMAT. The service is ``scaleot.distribution.v1.Distribution``; both methods are unary-stream. ``<hex64>`` is a
+FORMAT. The service is ``scaleot.distribution.v1.Distribution``; all methods are unary-stream. ``<hex64>`` is a
 SHA-256.
 
 ``Manifest``
@@ -14,6 +14,13 @@ SHA-256.
     asks with ``{"length":n,"object":"<hex64>","start":n}`` for bytes of an object, named by the digest of its
     ciphertext: 1 to 16 MiB that all lie within it. The reply is exactly these bytes.
 
+``RepositoryFile``
+    asks with ``{"file":"metadata/timestamp.json"}`` for a small file of the repository (``repository.py`` beside this
+    file): the name is one of those that its pattern has, each looked up and none followed. At most 6 MiB.
+
+``Grant``
+    asks with ``{"bundle":"<hex64>"}`` for the grant of the organisation that asks. At most 16 KiB.
+
 A request has at most 512 bytes and a deadline of at most 600 seconds, a message of a reply at most 1 MiB. No path ever
 crosses the wire. Who may ask is decided by mutual TLS: the organisation is the common name of the client's certificate.
 
@@ -22,7 +29,7 @@ crosses the wire. Who may ask is decided by mutual TLS: the organisation is the 
 | ``UNAUTHENTICATED`` | the certificate names no organisation | no |
 | ``PERMISSION_DENIED`` | the organisation is unknown or revoked | no |
 | ``INVALID_ARGUMENT`` | the request is not of this form, or has no such deadline | no |
-| ``NOT_FOUND`` | no bundle served has this digest | no |
+| ``NOT_FOUND`` | nothing served has this digest or name, or the organisation has no grant for it | no |
 | ``OUT_OF_RANGE`` | the range passes the object's end | no |
 | ``DATA_LOSS`` | the server's own file is missing or cut | no |
 | ``RESOURCE_EXHAUSTED`` | too many streams or requests at once | yes, later |
@@ -35,11 +42,14 @@ from pydantic import Field
 
 from scaleot_core.bundle.canonical import Document, Sha256
 from scaleot_core.bundle.manifest import BLOCK_BYTES, Size
+from scaleot_core.bundle.repository import FILE_PATTERN
 from scaleot_core.errors import InputError
 
 SERVICE: Final = "scaleot.distribution.v1.Distribution"
 MANIFEST_METHOD: Final = "Manifest"
 RANGE_METHOD: Final = "Range"
+REPOSITORY_FILE_METHOD: Final = "RepositoryFile"
+GRANT_METHOD: Final = "Grant"
 
 MAX_REQUEST_BYTES: Final = 512
 MAX_PIECE_BYTES: Final = 1024 * 1024
@@ -62,6 +72,18 @@ class RangeRequest(Document):
     length: Annotated[int, Field(ge=1, le=MAX_RANGE_BYTES)]
     object: Sha256
     start: Size
+
+
+class RepositoryFileRequest(Document):
+    """Asks for a small file of the repository."""
+
+    file: Annotated[str, Field(pattern=FILE_PATTERN)]
+
+
+class GrantRequest(Document):
+    """Asks for the asking organisation's grant of one bundle."""
+
+    bundle: Sha256
 
 
 def require_loopback(address: str) -> None:

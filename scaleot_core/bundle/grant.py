@@ -15,10 +15,10 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from scaleot_core.bundle.canonical import Base64, Document, Instant, read_document, write_document
 from scaleot_core.bundle.envelope import sign_statement, verify_statement
-from scaleot_core.bundle.keys import DataKey, Identity, Recipient, SigningKey
-from scaleot_core.bundle.manifest import BundleId
+from scaleot_core.bundle.keys import DataKey, Identity, Recipient, SigningKey, VerifyingKey
+from scaleot_core.bundle.manifest import BundleId, OuterManifest
 from scaleot_core.bundle.seal import SealedBundle, whole_second
-from scaleot_core.bundle.verify import VerifiedBundle, check_bundle_is_current
+from scaleot_core.bundle.verify import VerifiedBundle, check_is_current
 from scaleot_core.errors import InputError, VerificationError
 
 GRANT_TYPE = "application/vnd.scaleot.grant+json"
@@ -96,20 +96,33 @@ def verify_grant(
     ``grant.organisation``, ``grant.bundle``, ``grant.expired``, ``bundle.expired``, and ``grant.unwrap`` if it is
     sealed to another identity.
     """
-    statement = verify_statement(grant, GRANT_TYPE, bundle.owner, kind="grant", limit_bytes=MAX_GRANT_BYTES)
-    stated = read_document(Grant, statement, kind="grant", limit_bytes=MAX_GRANT_BYTES)
-    if stated.org != organisation:
-        raise VerificationError("grant.organisation", f"expected a grant for {organisation}, got one for {stated.org}")
-    if stated.bundle_id != bundle.bundle_id:
-        raise VerificationError("grant.bundle", f"expected a grant for bundle {bundle.bundle_id}, got another bundle's")
-    if now >= stated.not_after:
-        raise VerificationError("grant.expired", f"the grant could be used until {stated.not_after}")
-    check_bundle_is_current(bundle, now)
+    stated = check_grant(grant, bundle.manifest, bundle.owner, organisation=organisation, now=now)
     terms = Terms(bundle_id=stated.bundle_id, not_after=stated.not_after, org=stated.org)
     try:
         return DataKey(_SUITE.decrypt(stated.enc, identity.hpke_key, info=_binding(terms)))
     except (InvalidTag, ValueError) as error:
         raise VerificationError("grant.unwrap", "the grant is not sealed to this identity") from error
+
+
+def check_grant(
+    grant: bytes, manifest: OuterManifest, owner: VerifyingKey, *, organisation: str, now: datetime
+) -> Grant:
+    """Returns a grant that the owner signed for this organisation and the bundle of a verified manifest.
+
+    What an organisation can know of a grant before it has the bundle; whether it is sealed to its identity is not
+    among that. ``now`` carries a time zone. Raises ``VerificationError`` as ``verify_grant`` does, but for
+    ``grant.unwrap``.
+    """
+    statement = verify_statement(grant, GRANT_TYPE, owner, kind="grant", limit_bytes=MAX_GRANT_BYTES)
+    stated = read_document(Grant, statement, kind="grant", limit_bytes=MAX_GRANT_BYTES)
+    if stated.org != organisation:
+        raise VerificationError("grant.organisation", f"expected a grant for {organisation}, got one for {stated.org}")
+    if stated.bundle_id != manifest.bundle_id:
+        raise VerificationError("grant.bundle", f"expected a grant for bundle {manifest.bundle_id}, got another one's")
+    if now >= stated.not_after:
+        raise VerificationError("grant.expired", f"the grant could be used until {stated.not_after}")
+    check_is_current(manifest, now)
+    return stated
 
 
 def _binding(terms: Terms) -> bytes:

@@ -81,7 +81,7 @@ def verify_manifest(envelope: bytes, owner: VerifyingKey, *, now: datetime) -> S
     """
     statement = verify_statement(envelope, MANIFEST_TYPE, owner, kind="bundle", limit_bytes=MAX_ENVELOPE_BYTES)
     manifest = read_outer_manifest(statement)
-    _check_is_current(manifest, now)
+    check_is_current(manifest, now)
     return SignedManifest(hashlib.sha256(statement).hexdigest(), manifest)
 
 
@@ -99,11 +99,7 @@ def verify_bundle(bundle: UnverifiedBundle, owner: VerifyingKey, *, now: datetim
     return verified
 
 
-def check_bundle_is_current(bundle: VerifiedBundle, now: datetime) -> None:
+def check_is_current(manifest: OuterManifest, now: datetime) -> None:
     """Raises ``VerificationError`` (``bundle.expired``) from the bundle's end on."""
-    _check_is_current(bundle.manifest, now)
-
-
-def _check_is_current(manifest: OuterManifest, now: datetime) -> None:
     if now >= manifest.not_after:
         raise VerificationError("bundle.expired", f"the bundle could be used until {manifest.not_after}")

@@ -45,7 +45,9 @@ def small(tmp_path: Path) -> Parties:
 def grpc_of(two: Parties, *, tls: TlsFiles | None = None, server: TlsFiles | None = None) -> Iterator[Source]:
     index = index_bundles([two.scene.path])
     with (
-        serve_bundles(index, "127.0.0.1:0", tls=server or two.server, is_allowed=lambda name: name == CLINIC) as port,
+        serve_bundles(
+            lambda: index, "127.0.0.1:0", tls=server or two.server, is_allowed=lambda name: name == CLINIC
+        ) as port,
         grpc_source(f"127.0.0.1:{port}", tls or two.clinic) as source,
     ):
         yield source
@@ -371,7 +373,9 @@ def test_a_source_that_gives_more_or_nothing_is_refused(small: Parties) -> None:
 
 def test_without_tls_only_loopback_is_asked(small: Parties) -> None:
     with (
-        serve_bundles_without_tls(index_bundles([small.scene.path]), "127.0.0.1:0", is_allowed=lambda _: True) as port,
+        serve_bundles_without_tls(
+            lambda: index_bundles([small.scene.path]), "127.0.0.1:0", is_allowed=lambda _: True
+        ) as port,
         grpc_source_without_tls(f"127.0.0.1:{port}") as source,
     ):
         assert small.open(small.fetch(source).path) == FILES

@@ -65,7 +65,7 @@ def served(
     index = index_bundles([two.scene.path])
     with (
         serve_bundles(
-            index, "127.0.0.1:0", tls=two.server, is_allowed=lambda name: name not in refused, limits=limits
+            lambda: index, "127.0.0.1:0", tls=two.server, is_allowed=lambda name: name not in refused, limits=limits
         ) as port,
         client(port, tls or two.clinic) as opened,
     ):
@@ -206,7 +206,7 @@ def test_a_certificate_of_another_authority_or_an_expired_one_never_reaches_the_
 
 def test_a_client_without_a_certificate_never_reaches_the_service(two: Parties) -> None:
     with serve_bundles(
-        index_bundles([two.scene.path]), "127.0.0.1:0", tls=two.server, is_allowed=lambda _: True
+        lambda: index_bundles([two.scene.path]), "127.0.0.1:0", tls=two.server, is_allowed=lambda _: True
     ) as port:
         credentials = grpc.ssl_channel_credentials(two.authority.path.read_bytes())
         for channel in (
@@ -231,7 +231,7 @@ def test_a_replaced_certificate_is_used_for_the_next_connection_and_a_broken_one
     install(first.certificate.read_bytes(), first.private_key.read_bytes())
     index = index_bundles([two.scene.path])
     trusting_the_next = TlsFiles(two.clinic.certificate, two.clinic.private_key, second.authority)
-    with serve_bundles(index, "127.0.0.1:0", tls=paths, is_allowed=lambda _: True) as port:
+    with serve_bundles(lambda: index, "127.0.0.1:0", tls=paths, is_allowed=lambda _: True) as port:
         with client(port, two.clinic) as asking:
             assert asking.ask("Manifest", {"bundle": "newest"})
         install(b"half of a file", first.private_key.read_bytes())
@@ -247,7 +247,11 @@ def test_one_organisation_has_so_many_streams_and_another_its_own(two: Parties, 
     request = canonical_json({"length": BLOCK_BYTES, "object": emulator, "start": 0})
     with (
         serve_bundles(
-            index_bundles([two.scene.path]), "127.0.0.1:0", tls=two.server, is_allowed=lambda _: True, limits=limits
+            lambda: index_bundles([two.scene.path]),
+            "127.0.0.1:0",
+            tls=two.server,
+            is_allowed=lambda _: True,
+            limits=limits,
         ) as port,
         client(port, two.clinic) as asking,
         client(port, two.authority.issue("other")) as other,
@@ -360,7 +364,7 @@ def test_what_is_no_bundle_is_not_served(tmp_path: Path) -> None:
 def test_without_tls_only_loopback_is_served(two: Parties, address: str) -> None:
     with (
         pytest.raises(InputError, match="loopback"),
-        serve_bundles_without_tls(index_bundles([two.scene.path]), address, is_allowed=lambda _: True),
+        serve_bundles_without_tls(lambda: index_bundles([two.scene.path]), address, is_allowed=lambda _: True),
     ):
         pytest.fail("the block must not run")
 
@@ -369,7 +373,7 @@ def test_without_tls_the_hook_is_asked_about_loopback(two: Parties) -> None:
     asked: list[str] = []
     with (
         serve_bundles_without_tls(
-            index_bundles([two.scene.path]), "127.0.0.1:0", is_allowed=lambda name: not asked.append(name)
+            lambda: index_bundles([two.scene.path]), "127.0.0.1:0", is_allowed=lambda name: not asked.append(name)
         ) as port,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
@@ -380,6 +384,10 @@ def test_without_tls_the_hook_is_asked_about_loopback(two: Parties) -> None:
 def test_a_port_that_is_taken_is_named(two: Parties) -> None:
     index = index_bundles([two.scene.path])
     with ExitStack() as stack:
-        port = stack.enter_context(serve_bundles(index, "127.0.0.1:0", tls=two.server, is_allowed=lambda _: True))
+        port = stack.enter_context(
+            serve_bundles(lambda: index, "127.0.0.1:0", tls=two.server, is_allowed=lambda _: True)
+        )
         with pytest.raises(InputError, match=f"127.0.0.1:{port} cannot be listened on"):
-            stack.enter_context(serve_bundles(index, f"127.0.0.1:{port}", tls=two.server, is_allowed=lambda _: True))
+            stack.enter_context(
+                serve_bundles(lambda: index, f"127.0.0.1:{port}", tls=two.server, is_allowed=lambda _: True)
+            )

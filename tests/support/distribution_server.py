@@ -30,7 +30,7 @@ def main() -> None:
     index = index_bundles(bundles)
     before = peak_mib()
     tls = TlsFiles(certificate, private_key, authority)
-    with serve_bundles(index, address, tls=tls, is_allowed=lambda _: True) as port:
+    with serve_bundles(lambda: index, address, tls=tls, is_allowed=lambda _: True) as port:
         print(port, flush=True)  # noqa: T201 - how its starter learns of it
         sys.stdin.read()
     print(before, peak_mib(), flush=True)  # noqa: T201 - likewise
