@@ -127,7 +127,10 @@ def test_a_revoked_organisation_is_refused_and_its_grant_is_removed(two: Two) ->
 
 def test_an_organisation_without_a_grant_is_told_what_to_do_and_keeps_what_was_fetched(two: Two) -> None:
     issue_grants(two.owner_home, {OTHER: generate_identity().recipient})
-    with two.served_to(CLINIC) as source, pytest.raises(FetchError, match=r"no grant for bundle .* Ask the model owner"):
+    with (
+        two.served_to(CLINIC) as source,
+        pytest.raises(FetchError, match=r"no grant for bundle .* Ask the model owner"),
+    ):
         received(two.home, source)
     assert not (two.home / "bundles" / "current").exists()
     two.grant()
