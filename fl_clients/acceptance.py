@@ -86,7 +86,7 @@ def accept(home: DataOwnerHome, signed: SignedAdmission, *, now: datetime) -> Fe
     if pinned is None:
         save_verifying_key(signed.owner, home.owner_public_key)
     files = {home.tls.authority: contents.authority, home.tls.certificate: contents.certificate}
-    if contents.repository_root is not None and not lexists(home.repository_root):
+    if not lexists(home.repository_root):
         files[home.repository_root] = contents.repository_root  # a later root comes from the repository itself
     files[home.federation] = write_document(federation)
     for path, data in files.items():

@@ -58,7 +58,7 @@ class DataOwnerHome:
 
     @property
     def repository_root(self) -> Path:
-        """The root metadata of the owner's repository, where the admission had one."""
+        """The root metadata of the owner's repository, pinned when the admission was accepted."""
         return self.root / "root.json"
 
     @property

@@ -92,4 +92,4 @@ def _make_current(bundles: Path, digest: str) -> None:
         sync_directory(bundles)
     for other in bundles.iterdir():
         if other.name not in (CURRENT, digest, f"{digest}.lock"):
-            shutil.rmtree(other) if other.is_dir() else other.unlink()
+            shutil.rmtree(other) if other.is_dir() and not other.is_symlink() else other.unlink()

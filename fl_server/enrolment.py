@@ -4,11 +4,9 @@ Every decision is a line of the registry first, and then of the audit log. Where
 decision writes the missing line: so the owner's signed heads of the audit log stand for the registry, too.
 """
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -27,8 +25,11 @@ from fl_server.authority import (
 from fl_server.chain_file import ChainLine
 from fl_server.owner_home import OwnerHome
 from fl_server.registry import Approved, Change, Entry, Member, Registry, Renewed, Revoked, read_changes
+from fl_server.repository_state import REPOSITORY_DIRECTORY, last_version
 from scaleot_core.bundle.canonical import Json
+from scaleot_core.bundle.files import read_small_file
 from scaleot_core.bundle.key_files import load_signing_key
+from scaleot_core.bundle.repository import MAX_METADATA_BYTES, Role, metadata_file
 from scaleot_core.enrolment.admission import Address, AdmissionContents, write_admission
 from scaleot_core.enrolment.request import Applicant
 from scaleot_core.errors import InputError
@@ -132,7 +133,7 @@ def _admission(
         certificate=certificate.public_bytes(Encoding.PEM),
         distribution=addresses.distribution,
         fleet=addresses.fleet,
-        repository_root=_newest_root(home.root / "repository" / "metadata"),
+        repository_root=_newest_root(home),
     )
     return write_admission(
         contents,
@@ -144,11 +145,11 @@ def _admission(
     )
 
 
-def _newest_root(metadata: Path) -> bytes | None:
-    """Returns the repository's newest root metadata, from which a member finds every later one, if there is one."""
-    found = (re.fullmatch(r"([0-9]+)\.root\.json", path.name) for path in metadata.glob("*.root.json"))
-    versions = [int(name[1]) for name in found if name]
-    return (metadata / f"{max(versions)}.root.json").read_bytes() if versions else None
+def _newest_root(home: OwnerHome) -> bytes:
+    """Returns the repository's newest root metadata, from which a member finds every later one."""
+    repository = home.root / REPOSITORY_DIRECTORY
+    path = repository / metadata_file(Role.ROOT, last_version(repository, Role.ROOT))
+    return read_small_file(path, MAX_METADATA_BYTES)
 
 
 def _check_addresses(home: OwnerHome, addresses: Addresses) -> None:

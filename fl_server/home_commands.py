@@ -33,12 +33,12 @@ def keygen(home: HomeArgument, host: HostOption = []) -> None:  # noqa: B006 - t
     server = read_certificate(OwnerHome(home).server_tls.certificate)
     typer.echo(
         f"made {home}, readable by you alone\n"
-        "  secret, with no second copy anywhere, so back them up offline: owner.key, authority/authority.key, "
-        "authority/server.key\n"
+        "  secret, with no second copy anywhere, so back them up offline: owner.key, keys/, authority/*.key\n"
         "  grow with every decision, back them up with the rest: organisations.jsonl, audit.jsonl, their .head.json\n"
-        "  public: owner.pub, authority/authority.pem, authority/server.pem\n"
+        "  public: owner.pub, authority/*.pem, repository/\n"
         f"  the server's certificate is for {', '.join(hosts_of(server))} until {server.not_valid_after_utc:%Y-%m-%d}\n"
-        f"next: scaleot org approve {home} enrolment.json --distribution HOST:PORT --fleet HOST:PORT\n"
+        f"next: scaleot seal RUN.toml --home {home}, scaleot publish {home}, and for every organisation\n"
+        f"      scaleot org approve {home} enrolment.json --distribution HOST:PORT --fleet HOST:PORT\n"
         "the fingerprint of owner.pub, to read out to every organisation by telephone:",
         err=True,
     )

@@ -1,4 +1,4 @@
-"""The model owner's home: the directory with its keys, its authority, its members and its audit log."""
+"""The model owner's home: the directory with its keys, its authority, its repository, members and audit log."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from pathlib import Path
 from fl_server.audit_log import create_audit_log
 from fl_server.authority import AUTHORITY_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY, create_authority
 from fl_server.registry import create_registry
+from fl_server.repository import create_repository
 from scaleot_core.bundle.files import new_directory, sync_directory
 from scaleot_core.bundle.key_files import save_signing_key, save_verifying_key
 from scaleot_core.bundle.keys import VerifyingKey, generate_signing_key
@@ -72,4 +73,5 @@ def create_owner_home(root: Path, hosts: Sequence[str], *, now: datetime) -> Ver
         sync_directory(home.authority)
         create_registry(home.registry, owner.public, now=now)
         create_audit_log(home.audit_log, owner.public, now=now)
+        create_repository(building, now=now)
     return owner.public

@@ -38,8 +38,8 @@ class AdmissionContents(Document):
     """The organisation's own, in PEM."""
     distribution: Address
     fleet: Address
-    repository_root: Base64 | None
-    """The root metadata of the owner's repository, where it has one."""
+    repository_root: Base64
+    """The root metadata of the owner's repository."""
 
 
 class Terms(Document):

@@ -2,29 +2,17 @@
 
 import multiprocessing
 import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scaleot_core.errors import LedgerError, OutputError
+from tests.support.kills import no_file_larger_than
 from tests.support.ledgers import NOW, RUN, Place, gaussian, new_ledger, release
 
 NOBODY = 65534
-
-
-@contextmanager
-def no_file_larger_than(size_bytes: int) -> Iterator[None]:
-    """Makes every write beyond a size fail, in the middle of the data, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("fitting_bytes", [0, 1, 200])
