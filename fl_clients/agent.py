@@ -1,13 +1,12 @@
-"""Keeps the newest sealed emulator in the data owner's home: ciphertext, fetched over gRPC, verified block by block."""
+"""Keeps the newest sealed emulator and the grant for it in the data owner's home: ciphertext, fetched over gRPC."""
 
 import time
 from datetime import UTC, datetime
 
-from fl_clients.fetch import fetch_bundle
 from fl_clients.grpc_source import grpc_source
 from fl_clients.membership import Membership
-from scaleot_core.bundle.key_files import load_verifying_key
-from scaleot_core.errors import FetchError
+from fl_clients.receive import receive
+from scaleot_core.errors import FetchError, VerificationError
 from scaleot_core.progress import Reporter
 
 LOOK_SECONDS = 60.0
@@ -20,31 +19,26 @@ def fetch_newest(membership: Membership, reporter: Reporter) -> None:
     """Fetches the newest version, unless it is there, and makes it the one that rounds use.
 
     Raises:
-        VerificationError, FetchError, OutputError, InputError: as ``fetch_bundle``.
+        VerificationError, FetchError, OutputError, InputError: as ``receive``.
     """
-    own = membership.own
-    bundles = membership.home / "bundles"
     with grpc_source(str(membership.distribution), membership.tls) as source:
-        fetched = fetch_bundle(
+        fetched = receive(
             source,
-            bundles,
-            owner=load_verifying_key(own.owner_public_key),
+            membership.home,
+            organisation=membership.own.organisation,
             now=datetime.now(UTC),
             deadline_seconds=FETCH_SECONDS,
             reporter=reporter,
         )
-    reporter.note(f"emulator version {fetched.version} is here: {fetched.size_bytes / 1e6:.1f} MB, {fetched.digest}")
-    temporary = bundles / ".current"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(fetched.digest)
-    temporary.replace(bundles / "current")
+    if fetched.moved_bytes:
+        reporter.note(f"emulator version {fetched.version} is here: {fetched.size_bytes / 1e6:.1f} MB")
 
 
 def keep_fetching(membership: Membership, reporter: Reporter) -> None:
-    """Looks for a newer version for ever; a server that cannot be reached is asked again later."""
+    """Looks for a newer version for ever; one that does not come, or does not hold, is asked for again later."""
     while True:
         time.sleep(LOOK_SECONDS)
         try:
             fetch_newest(membership, reporter)
-        except FetchError as error:
+        except (FetchError, VerificationError) as error:
             reporter.note(f"no newer emulator now: {error}")

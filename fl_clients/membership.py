@@ -4,12 +4,13 @@ The state of the running node lies in ``HOME/flower``: ``secret`` is what its Su
 has its ``FLWR_HOME`` in a directory of its name and its log in ``logs``.
 """
 
-import json
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fl_clients.acceptance import read_federation
+from fl_clients.data_owner_home import DataOwnerHome
 from fl_clients.policy import DataOwnerFile, read_data_owner_file
 from scaleot_core.address import Address, parse_address
 from scaleot_core.bundle.files import write_new_file
@@ -45,7 +46,7 @@ class Membership:
     @property
     def node_key(self) -> Path:
         """The SuperNode's private key."""
-        return self.home / "node.key"
+        return DataOwnerHome(self.home).node_key
 
     @property
     def runtime(self) -> Address:
@@ -72,13 +73,9 @@ def read_membership(home: Path) -> Membership:
             f"{home}: expected a path without quotes, backslashes and line breaks, which Flower cannot take"
         )
     own = read_data_owner_file(home)
-    try:
-        federation = json.loads((home / "federation.json").read_bytes())
-    except OSError as error:
-        raise InputError(f"{home} was admitted to no federation yet: see scaleot org accept") from error
-    tls = TlsFiles(home / "tls.pem", home / "tls.key", home / "authority.pem")
+    federation, tls = read_federation(DataOwnerHome(home)), DataOwnerHome(home).tls
     read_tls_files(tls, now=datetime.now(UTC))
-    fleet, distribution = parse_address(federation["fleet"]), parse_address(federation["distribution"])
+    fleet, distribution = parse_address(federation.fleet), parse_address(federation.distribution)
     membership = Membership(home, own, fleet, distribution, tls)
     read_private_file(membership.node_key)
     membership.state.mkdir(mode=0o700, exist_ok=True)

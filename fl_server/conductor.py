@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fl_server.deployment import Deployment
+from fl_server.grants import grant_files, issue_grants
 from fl_server.node_keys import approved_nodes
 from fl_server.owner import read_rounds, read_settings
+from fl_server.registry import Registry
 from fl_server.rounds import raise_if_failed
 from fl_server.superlink import SuperLink, tail, wait_until_healthy, write_connection
 from scaleot_core.bundle.files import replace_file
@@ -54,6 +56,7 @@ class _Conductor:
     reporter: Reporter
 
     def __post_init__(self) -> None:
+        self.registry = Registry(self.deployment.registry)
         self._registered: dict[str, str] = {}
         self._fruitless, self._rounds_before = 0, -1
 
@@ -74,14 +77,21 @@ class _Conductor:
         return len(records)
 
     def _let_in(self) -> None:
-        """Registers the nodes that were approved since the last look; the edge alone keeps revoked ones out."""
-        for name, public_key in approved_nodes(self.deployment.home).items():
+        """Registers nodes that were approved since the last look, and grants their organisations the emulator.
+
+        The edge alone keeps revoked ones out.
+        """
+        approved = approved_nodes(self.registry)
+        for name, public_key in approved.items():
             if self._registered.get(name) != public_key:
                 file = self.app.parent / "node.pub"
                 file.write_text(public_key, encoding="utf-8")
                 self.superlink.register(file)
                 self._registered[name] = public_key
                 self.reporter.note(f"node of {name} registered")
+        if set(approved) != {name for name, _ in grant_files(self.deployment.home)}:
+            members = self.registry.members()
+            issue_grants(self.deployment.home, {one.name: one.recipient for one in members if one.name in approved})
 
     def _current_run(self) -> str | None:
         try:

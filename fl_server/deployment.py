@@ -14,6 +14,8 @@ from pathlib import Path
 
 from cryptography import x509
 
+from fl_server.owner_home import OwnerHome
+from fl_server.registry import Registry
 from scaleot_core.address import Address, parse_address
 from scaleot_core.bundle.files import write_new_file
 from scaleot_core.bundle.key_files import read_private_file
@@ -34,6 +36,11 @@ class Deployment:
     home: Path
     settings: ServeSection
     tls: TlsFiles
+
+    @property
+    def registry(self) -> Path:
+        """The registry of organisations."""
+        return OwnerHome(self.home).registry
 
     @property
     def state(self) -> Path:
@@ -78,14 +85,18 @@ def read_deployment(home: Path) -> Deployment:
     Raises:
         InputError: something is missing, not valid now, or readable by others; the message says what to do.
         RunFileError: ``owner.toml`` has faults.
+        ChainError: the registry of organisations cannot be believed.
     """
     home = home.absolute()
     if not (home / OWNER_FILE).is_file():
-        raise InputError(f"{home} is no model owner's home: expected {OWNER_FILE} in it. Make one with scaleot keygen")
+        raise InputError(
+            f"{home} is no model owner's home: expected {OWNER_FILE} in it. scaleot keygen makes a home; the run file "
+            "is yours to put there"
+        )
     settings = read_run_file_elsewhere(home / OWNER_FILE).serve
-    authority = home / "authority"
-    tls = TlsFiles(authority / "server.pem", authority / "server.key", authority / "authority.pem")
+    tls = OwnerHome(home).server_tls
     deployment = Deployment(home, settings, tls)
+    Registry(deployment.registry)
     credentials = read_tls_files(tls, now=datetime.now(UTC))
     _check_names(x509.load_pem_x509_certificates(credentials.certificate)[0], deployment)
     addresses = (deployment.fleet, deployment.distribution, deployment.superlink)

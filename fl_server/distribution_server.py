@@ -1,23 +1,34 @@
-"""The distribution service as a process of ``scaleot serve``."""
+"""The distribution service as a process of ``scaleot serve``: it serves, and keeps the repository from expiring."""
 
 import signal
 import threading
+from datetime import UTC, datetime
 
-from fl_server.bundle_index import index_bundles
 from fl_server.deployment import Deployment
 from fl_server.distribution import serve_bundles
+from fl_server.published_index import published_index
+from fl_server.registry import allowed_organisations
+from fl_server.repository import refresh_repository
+
+REFRESH_SECONDS = 6 * 3600.0
+"""The timestamp of the repository counts for a day."""
 
 
 def run_distribution(deployment: Deployment) -> None:
-    """Serves the sealed bundles of the home until a signal comes, and lets streams that are under way finish.
+    """Serves what the home has published until a signal comes, and lets streams that are under way finish.
 
     Raises:
-        InputError: the home has no sealed bundle, or the address cannot be listened on.
+        InputError: nothing is published, or the address cannot be listened on.
     """
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    index = index_bundles(sorted((deployment.home / "sealed").iterdir()))
-    allowed = lambda _: True  # noqa: E731
-    with serve_bundles(index, str(deployment.distribution), tls=deployment.tls, is_allowed=allowed):
-        ended.wait()
+    with serve_bundles(
+        published_index(deployment.home),
+        str(deployment.distribution),
+        tls=deployment.tls,
+        is_allowed=allowed_organisations(deployment.registry),
+    ):
+        while not ended.is_set():
+            refresh_repository(deployment.home, now=datetime.now(UTC))
+            ended.wait(REFRESH_SECONDS)

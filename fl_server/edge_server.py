@@ -34,7 +34,9 @@ def run_edge(deployment: Deployment) -> None:
 
 async def _run(deployment: Deployment) -> None:
     settings = deployment.settings
-    gate = Gate(ApprovedNodes(deployment.home), RateLimit(settings.requests_per_second), settings.max_request_mib * MIB)
+    gate = Gate(
+        ApprovedNodes(deployment.registry), RateLimit(settings.requests_per_second), settings.max_request_mib * MIB
+    )
     trusted = ssl.create_default_context(cafile=deployment.tls.authority)
     limits = httpx.Limits(max_connections=100, max_keepalive_connections=20)
     context = _server_context(deployment.tls)

@@ -27,20 +27,22 @@ from scaleot_core.supervision import SupervisedProcess, child_environment, sole_
 PURPOSE = "rounds"
 
 
-def serve(home: Path, reporter: Reporter) -> int:
+def serve(home: Path, reporter: Reporter, *, is_new_run: bool) -> int:
     """Runs every part until the run's rounds are done or a signal comes, and returns the exit code.
+
+    Goes on with the run of the home; ``is_new_run`` begins another, and so does a home that has none yet.
 
     Raises:
         InputError: the home cannot be served, a port is taken, or another process serves this home.
     """
-    from fl_server.owner import read_settings
+    from fl_server.new_run import begin_run, continue_run
 
     deployment = read_deployment(home)
-    settings = read_settings(deployment.run)
     with sole_process(deployment.state / "lock"):
         check_ports(deployment.fleet, deployment.distribution, deployment.superlink)
         make_secret(deployment)
-        reporter.note(f"fleet {deployment.fleet}, distribution {deployment.distribution}: {settings.rounds} rounds")
+        (begin_run if is_new_run else continue_run)(deployment.home, reporter)
+        reporter.note(f"fleet {deployment.fleet}, distribution {deployment.distribution}")
         command = (script("scaleot"), "serve", str(deployment.home), "--part")
         parts = [
             SupervisedProcess(name, (*command, name), child_environment(deployment.part_home(name)), name == PURPOSE)

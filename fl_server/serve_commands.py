@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from scaleot_core.commands import JsonOption
+
 HomeArgument = Annotated[Path, typer.Argument(metavar="OWNER_HOME", hidden=True)]
 PartName = Literal["superlink", "distribution", "edge", "server-app", "rounds"]
 
@@ -15,6 +17,9 @@ def serve(
     part: Annotated[
         PartName | None, typer.Option("--part", help="Be this one process only, for systemd and containers.")
     ] = None,
+    new_run: Annotated[
+        bool, typer.Option("--new-run", help="Begin a run with the newest emulator; the old one is set aside.")
+    ] = False,
 ) -> None:
     """Run a federation's server until its rounds are done: everything that data owners connect to, supervised."""
     from fl_server.serve import serve as run_all
@@ -24,6 +29,31 @@ def serve(
     if part is not None:
         serve_part(home, part)
         return
-    status = run_all(home, terminal_or_log_reporter())
+    status = run_all(home, terminal_or_log_reporter(), is_new_run=new_run)
     if status:
         raise typer.Exit(status)
+
+
+def plug_in(
+    home: HomeArgument,
+    *,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the tuned adapter goes.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Plug what a federation has reached into the full model and measure it; default output: OWNER_HOME/tuned."""
+    from rich.console import Console
+
+    from fl_server.output import new_output
+    from scaleot_core.progress import terminal_or_log_reporter
+
+    destination = out or home / "tuned"
+    with new_output(destination) as directory:
+        from fl_server.plugging import plug_in as run_plug_in
+        from scaleot_core.report import print_table
+
+        report = run_plug_in(home, directory, terminal_or_log_reporter())
+    if as_json:
+        typer.echo(report.to_text(), nl=False)
+    else:
+        print_table(report, Console())
+    typer.echo(f"saved in {destination}", err=True)

@@ -22,6 +22,7 @@ from scaleot_core.training.records import (
     Record,
     TextRecord,
     read_records,
+    write_records,
 )
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "partition_records",
     "read_records",
     "text_blocks",
+    "write_records",
 ]

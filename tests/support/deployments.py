@@ -1,21 +1,34 @@
 """A small federation on disk that ``scaleot serve`` and ``scaleot join`` run as they are: a home for every side."""
 
-import json
-import shutil
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+import tomli_w
 
-from tests.support.certificates import Authority
-from tests.support.federations import build_federation, rewrite_data_owner
+from fl_clients.acceptance import accept, read_own_admission
+from fl_clients.data_owner_home import DataOwnerHome, create_data_owner_home
+from fl_server.data import read_data
+from fl_server.enrolment import Addresses, approve
+from fl_server.grants import issue_grants
+from fl_server.owner_home import OwnerHome, create_owner_home
+from fl_server.registry import Registry
+from fl_server.repository import create_repository, publish
+from fl_server.sealing import seal_version
+from scaleot_core.bundle import load_signing_key
+from scaleot_core.config import to_toml
+from scaleot_core.enrolment.request import read_request
+from scaleot_core.progress import SilentReporter
+from scaleot_core.run_file import RunFile
+from scaleot_core.training.data import Record, write_records
+from tests.support.tiny_task import tiny_run, write_task
 
 
 @dataclass(frozen=True)
 class Deployed:
+    run: RunFile
     owner_home: Path
     data_owner_homes: tuple[Path, ...]
 
@@ -31,40 +44,38 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
-def build_deployment(root: Path, *, clients: int = 3, **changes: Any) -> Deployed:
-    federation = build_federation(root, clients=clients, **changes)
-    home = root / "home"
-    home.mkdir(mode=0o700)
-    federation.owner_directory.rename(home / "run")
-    (home / "sealed").mkdir()
-    shutil.copytree(root / "bundle", home / "sealed" / "1")
-    fleet, distribution, superlink, *node_ports = free_ports(3 + clients)
-    (home / "owner.toml").write_text(
-        f'[serve]\nfleet = "127.0.0.1:{fleet}"\ndistribution = "127.0.0.1:{distribution}"\n'
-        f"superlink_port = {superlink}\n"
+def build_deployment(root: Path, *overrides: str) -> Deployed:
+    """Makes the homes of ``tiny_run``'s federation, whose data owners are called as in a simulation."""
+    fleet, distribution, superlink, *node_ports = free_ports(3 + 3)
+    run = tiny_run(
+        write_task(root),
+        f"serve.fleet=127.0.0.1:{fleet}",
+        f"serve.distribution=127.0.0.1:{distribution}",
+        f"serve.superlink_port={superlink}",
+        *overrides,
     )
-    authority = Authority(home / "authority")
-    server = authority.issue("owner")
-    server.certificate.rename(home / "authority/server.pem")
-    server.private_key.rename(home / "authority/server.key")
-    (home / "nodes").mkdir()
-    homes = []
-    for number, directory in enumerate(federation.data_owner_directories):
-        own = directory.rename(root / f"clinic-{number}")
-        rewrite_data_owner(own, f'bundle = "{root / "bundle"}"', 'bundle = "bundles/current"')
-        with (own / "data-owner.toml").open("a") as file:
-            file.write(f"node_port = {node_ports[number]}\n")
-        tls = authority.issue(f"clinic-{number}")
-        tls.certificate.rename(own / "tls.pem")
-        tls.private_key.rename(own / "tls.key")
-        shutil.copy(tls.authority, own / "authority.pem")
-        key = generate_private_key(SECP384R1())
-        (own / "node.key").touch(mode=0o600)
-        (own / "node.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-        public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-        (home / "nodes" / f"clinic-{number}.pub").write_bytes(public)
-        (own / "federation.json").write_text(
-            json.dumps({"fleet": f"127.0.0.1:{fleet}", "distribution": f"127.0.0.1:{distribution}"})
-        )
-        homes.append(own)
-    return Deployed(home, tuple(homes))
+    now, home = datetime.now(UTC), root / "owner"
+    create_owner_home(home, [], now=now)
+    (home / "owner.toml").write_text(to_toml(run))
+    create_repository(home, now=now)
+    owner = load_signing_key(home / "owner.key")
+    sealed = seal_version(run, home, owner=owner, lifetime=timedelta(days=30), reporter=SilentReporter())
+    publish(home, sealed, now=datetime.now(UTC))
+    partitions = read_data(run, SilentReporter()).partitions
+    homes = tuple(
+        _admit(home, root / f"data-owner-{number}", run, records, node_ports[number])
+        for number, records in enumerate(partitions)
+    )
+    issue_grants(home, {member.name: member.recipient for member in Registry(home / "organisations.jsonl").members()})
+    return Deployed(run, home, homes)
+
+
+def _admit(owner_home: Path, home: Path, run: RunFile, records: Sequence[Record], node_port: int) -> Path:
+    own = {"organisation": home.name, "data": "train.jsonl", "device": "cpu", "node_port": node_port}
+    request = create_data_owner_home(home, home.name, own_file=tomli_w.dumps(own), now=datetime.now(UTC))
+    write_records(home / "train.jsonl", records)
+    addresses = Addresses(run.serve.distribution, run.serve.fleet)
+    now = datetime.now(UTC)
+    envelope = approve(OwnerHome(owner_home), read_request(request), addresses, max_examples=1_000_000, now=now)
+    accept(DataOwnerHome(home), read_own_admission(DataOwnerHome(home), envelope), now=now)
+    return home
