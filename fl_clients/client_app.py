@@ -34,7 +34,7 @@ def introduce(message: Message, context: Context) -> Message:
     def work(directory: Path, payload: "Payload") -> "Payload":
         from fl_clients.session import introduce
 
-        return introduce(directory, payload)
+        return introduce(directory, payload, now=datetime.now(UTC))
 
     return _answer(message, context, work)
 
@@ -89,15 +89,16 @@ def _answer(message: Message, context: Context, work: Callable[[Path, "Payload"]
     from fl_clients.refusal import log_failure, refuse
     from fl_clients.wire import from_records, to_records
     from scaleot_core.federation.messages import UNREAD_NONCE, nonce_of
+    from scaleot_core.federation.signing import claimed
 
     directory, nonce = None, UNREAD_NONCE
     try:
-        payload = from_records(message.content)
-        nonce = nonce_of(payload.statement)
         directory = data_owner_directory(context)
+        payload = from_records(message.content)
+        nonce = nonce_of(claimed(payload.statement))
         reply = work(directory, payload)
     except Exception as error:  # noqa: BLE001 - whatever went wrong, nothing but a code may leave
-        reply = refuse(error, nonce)
+        reply = refuse(error, nonce, directory)
         if directory is not None:
             log_failure(error, directory)
     return Message(to_records(reply), reply_to=message)

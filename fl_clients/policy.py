@@ -74,6 +74,10 @@ class DataOwnerFile(BaseModel):
     identity_key: OwnPath = Path("identity.key")
     owner_public_key: OwnPath = Path("owner.pub")
     """The pinned key: no other signature counts."""
+    signing_key: OwnPath = Path("signing.key")
+    """What this data owner signs its updates with; the model owner knows the public half."""
+    releases: OwnPath = Path("releases")
+    """Where updates lie before they leave, and the model owner's receipts for them; made on first use."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["shipped", "float32"] = "shipped"
     """``float32`` widens an emulator that was shipped in half precision."""
@@ -118,7 +122,7 @@ def read_data_owner_file(directory: Path) -> DataOwnerFile:
     return own.model_copy(update=paths)
 
 
-_PATHS = ("data", "bundle", "grant", "identity_key", "owner_public_key")
+_PATHS = ("data", "bundle", "grant", "identity_key", "owner_public_key", "signing_key", "releases")
 
 
 def permit(own: DataOwnerFile, instructions: Instructions) -> PermittedInstructions:

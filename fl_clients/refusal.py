@@ -6,6 +6,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fl_clients.policy import read_data_owner_file
+from scaleot_core.bundle import load_signing_key
 from scaleot_core.errors import (
     BudgetExhaustedError,
     DataError,
@@ -15,9 +17,11 @@ from scaleot_core.errors import (
     MalformedStatementError,
     MalformedTensorsError,
     ModelError,
+    OutputError,
     VerificationError,
 )
 from scaleot_core.federation.messages import Payload, Refusal, encode_statement
+from scaleot_core.federation.signing import sign
 
 FAILURE_LOG = "failure.log"
 
@@ -27,15 +31,26 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (LedgerError, "privacy.ledger"),
     (DataError, "data"),
     (ModelError, "emulator"),
+    (OutputError, "own_disk"),
     (InputError, "own_files"),
     (MemoryError, "memory"),
 )
 """The first row that fits; an error of no row is a fault of ours or of the machine, and is called ``internal``."""
 
 
-def refuse(error: BaseException, nonce: str) -> Payload:
-    """Returns the refusal of the request with this nonce: the error's code, and none of its text."""
-    return Payload(encode_statement(Refusal(nonce=nonce, code=_code(error))))
+def refuse(error: BaseException, nonce: str, directory: Path | None) -> Payload:
+    """Returns the refusal of the request with this nonce: the error's code, and none of its text.
+
+    Signed by the data owner whose directory this is. Without a key that can be read it goes unsigned: the server
+    believes it of nobody, and learns at least that the client is there and does not know itself.
+    """
+    refusal = Refusal(nonce=nonce, code=_code(error))
+    try:
+        if directory is not None:
+            return Payload(sign(refusal, load_signing_key(read_data_owner_file(directory).signing_key)))
+    except Exception:  # noqa: BLE001, S110 - whatever a broken key or file raises here must not leave as text either
+        pass
+    return Payload(encode_statement(refusal))
 
 
 def log_failure(error: BaseException, directory: Path) -> None:

@@ -1,5 +1,6 @@
 """A data owner's part in a round: check what came, tune the adapter in the emulator on its own text, answer."""
 
+import importlib.metadata
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,10 +11,13 @@ import torch
 
 from fl_clients.local_update import LocalUpdate, private_update
 from fl_clients.policy import DataOwnerFile, PermittedInstructions, permit, read_data_owner_file
+from fl_clients.releases import Releases
+from fl_clients.requests import check_bundle, keep_receipts, open_request
 from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
 from scaleot_core.bundle import (
     VerifiedBundle,
     load_identity,
+    load_signing_key,
     load_verifying_key,
     open_bundle,
     read_bundle,
@@ -28,10 +32,10 @@ from scaleot_core.federation.messages import (
     IntroductionRequest,
     Payload,
     UpdateStatement,
-    decode_statement,
     digest_of,
     encode_statement,
 )
+from scaleot_core.federation.signing import sign
 from scaleot_core.federation.validation import AdapterSchema, decode_tensors, encode_tensors
 from scaleot_core.progress import SilentReporter
 from scaleot_core.seeds import derive_seed
@@ -87,47 +91,75 @@ class EmulatorShelf:
         self._emulators = {key: emulator for key, emulator in self._emulators.items() if key[0] == digest}
 
 
-def introduce(directory: Path, payload: Payload) -> Payload:
-    """Answers who this data owner is.
+def introduce(directory: Path, payload: Payload, *, now: datetime) -> Payload:
+    """Answers who this data owner is, and keeps the receipts that came with the question.
 
     Raises:
         MalformedStatementError: the request is malformed.
+        VerificationError: it does not come from the model owner's server.
         InputError: the data owner's file is missing or faulty.
+        OutputError: a receipt cannot be written.
     """
-    request = decode_statement(payload.statement, IntroductionRequest)
     own = read_data_owner_file(directory)
-    return Payload(encode_statement(Introduction(run=request.run, nonce=request.nonce, client=own.organisation)))
+    request, certificate = open_request(own, payload, IntroductionRequest, now=now)
+    keep_receipts(own, payload, certificate)
+    introduction = Introduction(run=request.run, nonce=request.nonce, client=own.organisation)
+    return Payload(sign(introduction, load_signing_key(own.signing_key)))
 
 
 def take_part(directory: Path, payload: Payload, shelf: EmulatorShelf, *, now: datetime) -> Payload:
-    """Follows the instructions of a round as far as the data owner's policy allows, and returns the update.
+    """Follows the instructions of a round as far as the data owner's policy allows, and returns the signed update.
 
     Raises:
         MalformedStatementError, MalformedTensorsError: instructions or global adapter are malformed.
         InstructionsRefusedError: the policy does not allow them, or training diverged.
-        VerificationError: bundle, grant or a key do not verify.
+        VerificationError: request, bundle, grant or a key do not verify.
         InputError: one of the data owner's own files is missing or faulty.
+        OutputError: the update cannot be stored, so it does not leave.
     """
-    instructions = decode_statement(payload.statement, Instructions)
     own = read_data_owner_file(directory)
+    instructions, certificate = open_request(own, payload, Instructions, now=now)
+    check_bundle(instructions, certificate)
+    keep_receipts(own, payload, certificate)
     permitted = permit(own, instructions)
     if (got := digest_of(payload.tensors)) != instructions.base_sha256:
         raise InstructionsRefusedError("instructions.base", expected=instructions.base_sha256, got=got)
-    with shelf.lend(own, instructions.bundle_digest, now=now) as emulator:
-        update = _tune(emulator, own, permitted, payload.tensors, now=now)
+    signing_key = load_signing_key(own.signing_key)  # before hours of training, not after
+    update = _finished_update(own, permitted, payload.tensors, shelf, now=now)
     statement = UpdateStatement(
         run=instructions.run,
         round=instructions.round,
+        attempt=instructions.attempt,
         nonce=instructions.nonce,
         client=own.organisation,
         base_sha256=instructions.base_sha256,
         bundle_digest=instructions.bundle_digest,
+        instructions_sha256=digest_of(encode_statement(instructions)),
         update_sha256=digest_of(update.blob),
+        created=now,
+        client_version=importlib.metadata.version("scaleot"),
         num_examples=update.num_examples,
         train_loss=update.train_loss,
         privacy=update.privacy,
     )
-    return Payload(encode_statement(statement), update.blob)
+    return Payload(sign(statement, signing_key), update.blob)
+
+
+def _finished_update(
+    own: DataOwnerFile, permitted: PermittedInstructions, base: bytes, shelf: EmulatorShelf, *, now: datetime
+) -> LocalUpdate:
+    """Returns the round's one update, which is on the disk: made now, or for an earlier attempt.
+
+    Under a mechanism of privacy the ledger finds and keeps it.
+    """
+    instructions, releases = permitted.instructions, Releases(own.releases)
+    if own.privacy is None and (finished := releases.find(instructions)) is not None:
+        return finished
+    with shelf.lend(own, instructions.bundle_digest, now=now) as emulator:
+        update = _tune(emulator, own, permitted, base, now=now)
+    if own.privacy is None:
+        releases.keep(instructions, update)
+    return update
 
 
 def _tune(

@@ -12,9 +12,8 @@ from pathlib import Path
 from fl_server.deployment import Deployment
 from fl_server.grants import grant_files, issue_grants
 from fl_server.node_keys import approved_nodes
-from fl_server.owner import read_rounds, read_settings
 from fl_server.registry import Registry
-from fl_server.rounds import raise_if_failed
+from fl_server.run_status import read_status
 from fl_server.superlink import SuperLink, tail, wait_until_healthy, write_connection
 from scaleot_core.bundle.files import replace_file
 from scaleot_core.errors import EngineError
@@ -26,6 +25,7 @@ POLL_SECONDS = 5.0
 MAX_FRUITLESS_RUNS = 5
 """So many runs in a row that ended without a new round are a fault that another will not mend."""
 LOG_LINES = 40
+RECEIPTS_SECONDS = 120.0
 RUN_FILE = "flower-run.json"
 
 
@@ -34,7 +34,6 @@ def conduct(deployment: Deployment, reporter: Reporter) -> None:
 
     Raises:
         EngineError: Flower cannot be reached, or run after run ended without a new round; the last log is quoted.
-        RoundFailedError: a round failed for good.
         InputError: the run's files are missing or faulty.
     """
     folder = deployment.part_home("rounds")
@@ -61,20 +60,28 @@ class _Conductor:
         self._fruitless, self._rounds_before = 0, -1
 
     def run(self) -> None:
-        rounds = read_settings(self.deployment.run).rounds
-        while (done := self._rounds_done()) < rounds:
+        while not (status := read_status(self.deployment.run)).is_finished:
             self._let_in()
             run_id = self._current_run()
-            if run_id is None or self.superlink.status(run_id).startswith("finished"):
-                self._submit(run_id, done)
+            if run_id is None or self._has_ended(run_id):
+                self._submit(run_id, len(status.history))
             time.sleep(POLL_SECONDS)
-        self.reporter.note(f"all {rounds} rounds are done")
+        self._let_end()
+        self.reporter.note(f"all {status.rounds} rounds are done")
 
-    def _rounds_done(self) -> int:
-        records = read_rounds(self.deployment.run)
-        for record in records:
-            raise_if_failed(record)
-        return len(records)
+    def _let_end(self) -> None:
+        """Gives the ServerApp the time to deliver the last receipts."""
+        run_id, deadline = self._current_run(), time.monotonic() + RECEIPTS_SECONDS
+        while run_id is not None and not self._has_ended(run_id) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+    def _has_ended(self, run_id: str) -> bool:
+        """Whether Flower runs it no more; a SuperLink that does not answer just now is asked again later."""
+        try:
+            return self.superlink.status(run_id).startswith("finished")
+        except EngineError as error:
+            self.reporter.note(str(error))
+            return False
 
     def _let_in(self) -> None:
         """Registers nodes that were approved since the last look, and grants their organisations the emulator.

@@ -3,12 +3,22 @@
 ==============================  ======  ====================================================================
 ``federation.json``             in      ``OwnerRunSettings``
 ``initial_adapter.safetensors`` in      the adapter of round 0, float32
+``run.key``                     in      the server's signing key of this run, 0600
+``run.certificate.json``        in      the owner key's certificate for it
+``members.json``                in      the organisations' public keys, where no registry has them
+``rounds.db``, ``blobs/``       state   ``round_store``: the one truth of what happened
+``quarantine/``                 state   refused updates, for people to look at
 ``adapter.safetensors``         out     the adapter after the last round that ended, the same names and shapes
 ``adapter-<round>.safetensors`` out     the adapter after each round
 ``rounds.json``                 out     ``RoundsFile``: one record for each round, the failed one too
 ==============================  ======  ====================================================================
+
+What comes out is for people and reports. It is written from the state after every round, and again at a restart.
 """
 
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,7 +26,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fl_server.blob_store import BLOBS_DIRECTORY, QUARANTINE_DIRECTORY
+from fl_server.membership import MEMBERS_FILE, encode_members
+from fl_server.run_key import write_run_key
 from scaleot_core.adapters.adapter import AdapterSpec
+from scaleot_core.bundle import SigningKey, VerifyingKey
 from scaleot_core.bundle.canonical import Sha256
 from scaleot_core.bundle.files import replace_file
 from scaleot_core.bundle.grant import Organisation
@@ -32,6 +46,20 @@ ADAPTER_FILE, ROUNDS_FILE = "adapter.safetensors", "rounds.json"
 
 _FROZEN = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 Count = Annotated[int, Field(ge=1)]
+OwnPath = Annotated[Path, Field(strict=False)]
+"""JSON has no paths; a relative one starts at the run's directory."""
+
+
+class CanarySettings(BaseModel):
+    """What the owner measures every new adapter on, before the federation has it."""
+
+    model_config = _FROZEN
+    emulator: OwnPath
+    """A folder of an emulator's files in the clear."""
+    text: OwnPath
+    """Public records, as a data owner's."""
+    tolerance: Annotated[float, Field(gt=0)] = 0.2
+    """A loss above (1 + tolerance) times that of the round's base aborts the round."""
 
 
 class OwnerRunSettings(BaseModel):
@@ -64,7 +92,24 @@ class OwnerRunSettings(BaseModel):
     max_examples: Count = 10_000_000
     """The largest weight that one client may claim."""
     max_update_norm: Annotated[float, Field(gt=0)] = 1_000.0
-    """The longest step from a round's base that one client may send: a bound on nonsense, no privacy mechanism."""
+    """The longest step from a round's base that one client may send, of the adapter and of LoRA's products B A.
+
+    A bound on nonsense, no privacy mechanism.
+    """
+    quorum: Count = 1
+    """Accepted updates without which a round does not close."""
+    over_selection: Annotated[float, Field(ge=1)] = 1.0
+    """Of ``clients_per_round``: how many are asked, so that the round closes without the slowest."""
+    max_attempts: Count = 3
+    """Requests to one client in one round, of one life of the server."""
+    node_wait_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """A round begins without the clients that are not there by then, if the quorum is."""
+    canary: CanarySettings | None = None
+    """``None`` measures nothing."""
+    registry: OwnPath | None = None
+    """The registry of organisations; ``None`` takes ``members.json``."""
+    audit_log: OwnPath | None = None
+    """``None`` keeps none."""
 
     @property
     def rule(self) -> AggregationRule:
@@ -89,6 +134,8 @@ class OwnerRunSettings(BaseModel):
                 f"aggregation is {self.aggregation.value}, but the scalars of {self.privacy.mechanism} can only be "
                 "averaged: fedavg or ffa"
             )
+        if self.quorum > self.clients_per_round:
+            raise ValueError(f"quorum is {self.quorum}, but clients_per_round is {self.clients_per_round}")
         if self.clients_per_round > self.clients:
             raise ValueError(f"clients_per_round is {self.clients_per_round}, but there are {self.clients} clients")
         if not 0 <= self.adapter.seed <= MAX_SEED:
@@ -127,7 +174,13 @@ class RoundRecord(BaseModel):
     """Statements and adapters to the whole cohort, without the transport's framing."""
     bytes_up: int
     failure: str | None = None
-    """Why the round gave no adapter; none if it gave one."""
+    """Why the round could not close, so that the run stopped; none if it did."""
+    aborted: str | None = None
+    """Why the round's adapter was thrown away and its base kept, and the run went on; none if it was not."""
+    flags: dict[Organisation, tuple[str, ...]] = {}
+    """What is odd about updates, as ``behaviour.Flag`` has it; nobody is refused for it."""
+    canary_loss: float | None = None
+    """The adapter's loss on the owner's canary; none without one."""
     privacy: dict[Organisation, PrivateRelease] = {}
     """What each client whose update went in said of its noise; empty without a mechanism."""
 
@@ -141,16 +194,45 @@ class RoundsFile(BaseModel):
     rounds: tuple[RoundRecord, ...]
 
 
-def write_run(directory: Path, settings: OwnerRunSettings, initial_adapter: TensorDict) -> None:
-    """Writes what a run starts from, and removes what an earlier run left.
+def write_run(
+    directory: Path,
+    settings: OwnerRunSettings,
+    initial_adapter: TensorDict,
+    *,
+    owner: SigningKey,
+    members: Mapping[str, VerifyingKey] | None = None,
+) -> None:
+    """Writes what a new run starts from, and removes what an earlier run left, whatever its state.
+
+    The owner key certifies the run's own and is needed for nothing else. ``members`` are the organisations, unless
+    ``settings.registry`` knows them.
 
     Raises:
         OutputError: the directory cannot be written.
     """
-    for result in (directory / ADAPTER_FILE, directory / ROUNDS_FILE, *directory.glob(round_adapter_file("*"))):
-        result.unlink(missing_ok=True)
+    _remove_run(directory)
     write_atomically(directory / INITIAL_ADAPTER_FILE, encode_tensors(initial_adapter))
+    if members is not None:
+        write_atomically(directory / MEMBERS_FILE, encode_members(members, max_examples=settings.max_examples))
+    try:
+        write_run_key(directory, settings.run, settings.bundle_digest, owner=owner, now=datetime.now(UTC))
+    except OSError as error:
+        raise OutputError(f"the run's key in {directory} cannot be written: {error}") from error
     write_atomically(directory / SETTINGS_FILE, settings.model_dump_json(indent=2).encode())
+
+
+def has_run(directory: Path) -> bool:
+    """Whether a run was written here whole: starting the server goes on with it."""
+    return (directory / SETTINGS_FILE).exists()
+
+
+def _remove_run(directory: Path) -> None:
+    """Removes a run, its settings first: what a crash leaves of it is no run."""
+    files = (SETTINGS_FILE, ADAPTER_FILE, ROUNDS_FILE, MEMBERS_FILE, "rounds.db", "rounds.db-wal", "rounds.db-shm")
+    for path in (*(directory / name for name in files), *directory.glob(round_adapter_file("*"))):
+        path.unlink(missing_ok=True)
+    for name in (BLOBS_DIRECTORY, QUARANTINE_DIRECTORY):
+        shutil.rmtree(directory / name, ignore_errors=True)
 
 
 def read_settings(directory: Path) -> OwnerRunSettings:

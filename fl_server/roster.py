@@ -2,69 +2,109 @@
 
 import secrets
 from collections import Counter
+from dataclasses import dataclass, field
 
 from fl_server.exchange import Exchange, Request
-from scaleot_core.errors import MalformedStatementError, Reason, UpdateRejectedError
-from scaleot_core.federation.messages import (
-    Introduction,
-    IntroductionRequest,
-    Payload,
-    decode_statement,
-    encode_statement,
-)
+from fl_server.membership import Membership
+from fl_server.reception import read_introduction
+from fl_server.run_key import RunVoice
+from scaleot_core.errors import Reason, UpdateRejectedError
+from scaleot_core.federation.messages import IntroductionRequest
 
 INTRODUCE = "query.introduce"
 
 
-class Roster:
-    """The clients by name, from what every node says of itself.
+@dataclass
+class _Asked:
+    request: Request
+    nonce: str
 
-    A name that two connected nodes claim belongs to neither. What a node says is not signed yet, so a name orders the
-    rounds and labels the records; it proves nothing.
+
+@dataclass
+class Roster:
+    """The clients by name, from what every node says and its organisation has signed.
+
+    A name that two connected nodes claim belongs to neither: one of them has the organisation's key, or its copy.
     """
 
-    def __init__(self, exchange: Exchange, run: str) -> None:
-        self._exchange, self._run = exchange, run
-        self._claims: dict[int, str] = {}
+    exchange: Exchange
+    voice: RunVoice
+    membership: Membership
+    run: str
+    _names: dict[int, str] = field(default_factory=dict)
+    _asked: dict[int, _Asked] = field(default_factory=dict)
+    _turned_away: dict[int, UpdateRejectedError] = field(default_factory=dict)
 
-    def update(self, *, deadline: float) -> tuple[UpdateRejectedError, ...]:
-        """Forgets the nodes that are gone, asks the new ones who they are, and returns whom it turned away and why."""
-        connected, busy = self._exchange.connected_nodes(), self._exchange.busy_nodes()
-        self._claims = {node: name for node, name in self._claims.items() if node in connected}
-        unknown = [node for node in connected if node not in self._claims and node not in busy]
-        turned_away = []
-        for request in [self._ask(node, deadline) for node in unknown]:
-            try:
-                self._claims[request.node] = self._name(self._exchange.receive(request, deadline), request)
-            except UpdateRejectedError as error:
-                turned_away.append(error)
-        return (*turned_away, *self._contested())
+    def look(self, round_number: int, *, deadline: float) -> None:
+        """Forgets the nodes that are gone, asks new ones who they are, and hears those that have answered."""
+        connected = self.exchange.connected_nodes()
+        for known in (self._names, self._asked, self._turned_away):
+            for node in known.keys() - set(connected):
+                del known[node]
+        known_nodes = self._names.keys() | self._asked.keys() | self._turned_away.keys() | self.exchange.busy_nodes()
+        for node in connected:
+            if node not in known_nodes:
+                self._ask(node, deadline)
+        for node in list(self._asked):
+            self._hear(node, round_number)
 
-    def idle_clients(self) -> dict[str, int]:
-        """Returns the node of every client whose name no other node claims and who owes no reply."""
-        count, busy = Counter(self._claims.values()), self._exchange.busy_nodes()
-        return {name: node for node, name in self._claims.items() if count[name] == 1 and node not in busy}
+    def begin_round(self, round_number: int, *, deadline: float) -> tuple[UpdateRejectedError, ...]:
+        """Looks until every node has said who it is, or until the deadline; returns whom it turned away and why.
 
-    def _ask(self, node: int, deadline: float) -> Request:
-        nonce = secrets.token_hex(32)
-        payload = Payload(encode_statement(IntroductionRequest(run=self._run, nonce=nonce)))
-        return self._exchange.send(node, payload, INTRODUCE, label=f"node {node}", nonce=nonce, deadline=deadline)
-
-    def _name(self, payload: Payload, request: Request) -> str:
-        try:
-            introduction = decode_statement(payload.statement, Introduction)
-        except MalformedStatementError as error:
-            raise UpdateRejectedError(
-                Reason.FORMAT, client=request.label, expected=error.expected, got=error.got
-            ) from error
-        if (introduction.run, introduction.nonce) != (self._run, request.nonce):
-            raise UpdateRejectedError(
-                Reason.BINDING, client=request.label, expected="this run and request", got="another"
+        Whoever was turned away before is asked again.
+        """
+        self._turned_away.clear()
+        self._names = {
+            node: name for node, name in self._names.items() if self.membership.is_active(name, round_number)
+        }
+        self.look(round_number, deadline=deadline)
+        while self._asked and self.exchange.clock() < deadline:
+            self.exchange.pause()
+            self.look(round_number, deadline=deadline)
+        for node in list(self._asked):
+            asked = self._asked.pop(node)
+            self.exchange.give_up(asked.request)
+            self._turned_away[node] = UpdateRejectedError(
+                Reason.TIMEOUT, client=asked.request.label, expected="an introduction", got="none"
             )
-        return introduction.client
+        return (*self._turned_away.values(), *self._contested())
+
+    def node_of(self, client: str) -> int | None:
+        """Returns the node of a client that is connected; ``None`` if there is none, or more than one."""
+        nodes = [node for node, name in self._names.items() if name == client]
+        return nodes[0] if len(nodes) == 1 else None
+
+    def idle_clients(self) -> tuple[str, ...]:
+        """Returns the clients whose name no other node claims and who owe no reply, by name."""
+        count, busy = Counter(self._names.values()), self.exchange.busy_nodes()
+        return tuple(sorted(name for node, name in self._names.items() if count[name] == 1 and node not in busy))
+
+    def _ask(self, node: int, deadline: float) -> None:
+        nonce = secrets.token_hex(32)
+        payload = self.voice.say(IntroductionRequest(run=self.run, nonce=nonce))
+        request = self.exchange.send(node, payload, INTRODUCE, label=f"node {node}", deadline=deadline)
+        self._asked[node] = _Asked(request, nonce)
+
+    def _hear(self, node: int, round_number: int) -> None:
+        asked = self._asked[node]
+        try:
+            payload = self.exchange.collect(asked.request)
+            if payload is None:
+                return
+            self._names[node] = read_introduction(
+                payload,
+                asked.request.label,
+                self.membership,
+                run=self.run,
+                nonce=asked.nonce,
+                round_number=round_number,
+            )
+        except UpdateRejectedError as error:
+            self._turned_away[node] = error
+        del self._asked[node]
 
     def _contested(self) -> tuple[UpdateRejectedError, ...]:
-        count = Counter(self._claims.values())
+        count = Counter(self._names.values())
         return tuple(
             UpdateRejectedError(Reason.BINDING, client=name, expected="one node", got=f"{claims} nodes of this name")
             for name, claims in sorted(count.items())

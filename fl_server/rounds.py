@@ -1,109 +1,92 @@
-"""The rounds of one run: whom the server asks, what it believes, and what it keeps after each."""
+"""The rounds of one run, from wherever its durable state stands to the last one."""
 
-import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fl_server.exchange import Exchange, Request
+from fl_server.blob_store import Quarantine
+from fl_server.canary import Canary, emulator_canary
+from fl_server.collection import new_assignment
+from fl_server.exchange import Exchange
+from fl_server.membership import MEMBERS_FILE, Membership, read_members
 from fl_server.owner import (
     INITIAL_ADAPTER_FILE,
     OwnerRunSettings,
-    RejectedClient,
     RoundRecord,
     read_adapter,
     read_settings,
     save_rounds,
 )
+from fl_server.receipts import deliver_receipts
+from fl_server.registry import Registry
 from fl_server.roster import Roster
+from fl_server.round_state import Round
+from fl_server.round_steps import RoundSteps, conclude
+from fl_server.round_store import RoundStore, open_round_store
+from fl_server.run_key import read_run_voice
+from fl_server.server import Server
+from fl_server.suspension import suspended
 from scaleot_core.errors import RoundFailedError, UpdateRejectedError
-from scaleot_core.federation.averaging import FederationState, RoundOutcome, advance
 from scaleot_core.federation.cohort import select_cohort
-from scaleot_core.federation.messages import Instructions, Payload, PrivateRelease, digest_of, encode_statement
 from scaleot_core.federation.rules import check_aggregation
-from scaleot_core.federation.validation import (
-    AdapterUpdate,
-    ExpectedUpdate,
-    UnverifiedUpdate,
-    encode_tensors,
-    validate_update,
-)
-from scaleot_core.privacy.private_rounds import advance_by_scalars, expected_scalars, promised_event
-from scaleot_core.progress import Reporter, Stage
-
-TRAIN = "train"
+from scaleot_core.federation.validation import AdapterSchema, encode_tensors
+from scaleot_core.progress import Reporter
 
 
-@dataclass(frozen=True)
-class Invitation:
-    """A request to train, and what its reply must be bound to."""
+def conduct_rounds(exchange: Exchange, directory: Path, reporter: Reporter, *, canary: Canary | None = None) -> None:
+    """Runs the rounds of the run that ``directory`` describes, from where its durable state stands.
 
-    request: Request
-    expected: ExpectedUpdate
-    deadline: float
-
-
-def conduct_rounds(exchange: Exchange, directory: Path, reporter: Reporter) -> None:
-    """Runs every round of the run that ``directory`` describes; adapter and records are saved after each.
-
-    A client that fails, is late or sends what cannot be believed is refused with a reason, and the round goes on.
+    Adapter and records are saved after each round. A client that fails, is late or sends what cannot be believed is
+    refused with a reason, and the round goes on. Whenever this dies, started again it goes on with the same round, the
+    same nonces and every update that was acknowledged. ``canary`` stands in for that of the run's settings.
 
     Raises:
-        InputError: the run's files are missing or faulty.
-        RoundFailedError: a round has no accepted update; what was reached before it is saved.
+        InputError: the run's files are missing or faulty, or another process conducts the run.
+        OutputError: the disk is full or cannot be written; nothing that was acknowledged is lost.
+        StoreError: the durable state is damaged.
+        RoundFailedError: a round has too few accepted updates at its deadline; it stays open with what it has, and
+            what was reached before it is saved.
     """
     settings = read_settings(directory)
     check_aggregation(settings.rule, settings.adapter, clients_per_round=settings.clients_per_round)
-    state = FederationState(0, read_adapter(directory / INITIAL_ADAPTER_FILE))
-    roster = Roster(exchange, settings.run)
-    records: list[RoundRecord] = []
-    exchange.wait_for_nodes(settings.clients, deadline=exchange.clock() + settings.round_deadline_seconds)
-    with reporter.stage("rounds", steps=settings.rounds * settings.clients_per_round) as stage:
-        for _ in range(settings.rounds):
-            outcome, record = run_round(exchange, roster, settings, state, stage)
-            records.append(record)
-            state = outcome.state if outcome else state
-            save_rounds(directory, settings.run, state.adapter, tuple(records))
-            raise_if_failed(record)
-            stage.advance(0, loss=record.train_loss)
+    initial = read_adapter(directory / INITIAL_ADAPTER_FILE)
+    with open_round_store(directory, settings.run) as store, _measuring(settings, directory, canary) as measure:
+        rounds_left = settings.rounds - _rounds_done(store)
+        with reporter.stage("rounds", steps=rounds_left * settings.clients_per_round) as stage:
+            voice, membership = read_run_voice(directory), membership_of(directory, settings)
+            server = Server(
+                directory=directory,
+                settings=settings,
+                exchange=exchange,
+                roster=Roster(exchange, voice, membership, settings.run),
+                membership=membership,
+                voice=voice,
+                store=store,
+                quarantine=Quarantine(directory),
+                schema=AdapterSchema.of(initial),
+                canary=measure,
+                stage=stage,
+            )
+            _go_on(server, encode_tensors(initial))
+            deliver_receipts(server)
 
 
-def run_round(
-    exchange: Exchange, roster: Roster, settings: OwnerRunSettings, state: FederationState, stage: Stage
-) -> tuple[RoundOutcome | None, RoundRecord]:
-    """Runs the round after ``state``; with fewer accepted updates than the rule needs there is only the record."""
-    started, waited = exchange.clock(), exchange.waited_seconds
-    turned_away = roster.update(deadline=started + settings.round_deadline_seconds)
-    replies = _Replies(exchange, stage, settings, rejected=list(turned_away))
-    payloads, invitations = _invite(exchange, roster.idle_clients(), settings, state)
-    try:
-        outcome = _advance(settings, state, replies.accepted(invitations))
-        failure = None
-    except RoundFailedError as error:
-        outcome, failure = None, str(error)
-    seconds = exchange.clock() - started
-    record = RoundRecord(
-        round=state.rounds_done + 1,
-        clients=outcome.clients if outcome else (),
-        rejected=tuple(
-            RejectedClient(client=e.client, reason=e.reason, detail=f"expected {e.expected}, got {e.got}")
-            for e in replies.rejected
-        ),
-        train_loss=outcome.train_loss if outcome else None,
-        client_shares=outcome.client_shares if outcome else {},
-        residual_share=outcome.residual_share if outcome else None,
-        failure=failure,
-        seconds=seconds,
-        aggregate_seconds=max(seconds - (exchange.waited_seconds - waited), 0.0),
-        bytes_down=sum(payload.size_bytes for payload in payloads),
-        bytes_up=replies.bytes_up,
-        privacy=replies.privacy,
-    )
-    return outcome, record
+def membership_of(directory: Path, settings: OwnerRunSettings) -> Membership:
+    """Returns the run's organisations: of the registry where there is one, else of ``members.json``.
+
+    Raises:
+        InputError: the file is missing or malformed.
+        ChainError: the registry is damaged.
+    """
+    if settings.registry is None:
+        return read_members(directory / MEMBERS_FILE)
+    return Registry(directory / settings.registry)
 
 
 def raise_if_failed(record: RoundRecord) -> None:
-    """Raises the error of a round that failed.
+    """Raises the error of a round that could not close.
 
     Raises:
         RoundFailedError: too few updates were accepted; it lists the reason of every client that was refused.
@@ -114,98 +97,76 @@ def raise_if_failed(record: RoundRecord) -> None:
         raise RoundFailedError(f"{record.failure}{reasons or nobody}")
 
 
-class _Replies:
-    """The replies of one round: those that are accepted pass through, those that are not are written down."""
-
-    def __init__(
-        self, exchange: Exchange, stage: Stage, settings: OwnerRunSettings, rejected: list[UpdateRejectedError]
-    ) -> None:
-        self._exchange, self._stage, self._settings = exchange, stage, settings
-        self.rejected = rejected
-        self.bytes_up = 0
-        self.privacy: dict[str, PrivateRelease] = {}
-
-    def accepted(self, invitations: Sequence[Invitation]) -> Iterator[AdapterUpdate]:
-        """Yields the updates in the invitations' order, each as soon as it and those before it are there."""
-        for invitation in invitations:
-            try:
-                yield self._update(invitation)
-            except UpdateRejectedError as error:
-                self.rejected.append(error)
-            self._stage.advance()
-
-    def _update(self, invitation: Invitation) -> AdapterUpdate:
-        payload = self._exchange.receive(invitation.request, invitation.deadline)
-        self.bytes_up += payload.size_bytes
-        unverified = UnverifiedUpdate(invitation.request.label, payload.statement, payload.tensors)
-        update = validate_update(unverified, invitation.expected)
-        asked = self._settings.asked_training
-        if asked is not None and update.privacy is not None:
-            promised_event(asked, update.client, update.privacy)
-            self.privacy[update.client] = update.privacy
-        return update
+def _go_on(server: Server, initial: bytes) -> None:
+    """Takes the newest round to its end, and then every further one."""
+    current = server.store.newest() or _open(server, 1, server.store.blobs.put(initial))
+    if current.state.is_over:  # a crash may have come before its outputs and receipts
+        conclude(server, current)
+        _export(server, current)
+    wanted = server.settings.clients
+    while not current.state.is_over or current.number < server.settings.rounds:
+        if current.state.is_over:
+            current = _open(server, current.number + 1, current.adapter_sha256)
+        current, turned_away = _gather(server, current, wanted)
+        current = RoundSteps(server, current, turned_away).go()
+        conclude(server, current)
+        _export(server, current)
+        record = server.store.record(current.number)
+        raise_if_failed(record)
+        server.stage.advance(0, loss=record.train_loss)
+        wanted = server.settings.quorum
 
 
-def _invite(
-    exchange: Exchange, nodes: dict[str, int], settings: OwnerRunSettings, state: FederationState
-) -> tuple[list[Payload], list[Invitation]]:
-    """Draws the cohort and sends every member its instructions and the global adapter."""
-    round_number, base = state.rounds_done + 1, encode_tensors(state.adapter)
-    cohort = select_cohort(nodes, size=settings.clients_per_round, seed=settings.seed, round_number=round_number)
-    deadline = exchange.clock() + settings.round_deadline_seconds
-    payloads, invitations = [], []
-    for client in cohort:
-        instructions = _instructions(settings, round_number, client, digest_of(base))
-        payload = Payload(encode_statement(instructions), base)
-        request = exchange.send(
-            nodes[client], payload, TRAIN, label=client, nonce=instructions.nonce, deadline=deadline
-        )
-        payloads.append(payload)
-        invitations.append(Invitation(request, _expected(settings, instructions, state), deadline))
-    return payloads, invitations
+def _open(server: Server, number: int, base_sha256: str) -> Round:
+    """Opens the next round. Nobody is asked yet: if it dies here, that is done again."""
+    now = datetime.now(UTC)
+    deadline = now + timedelta(seconds=server.settings.round_deadline_seconds)
+    opened = Round(number, base_sha256, opened_at=now, deadline=deadline)
+    return server.store.save(opened, events=[("round.opened", {"round": number, "base": base_sha256})])
 
 
-def _advance(settings: OwnerRunSettings, state: FederationState, updates: Iterator[AdapterUpdate]) -> RoundOutcome:
-    asked = settings.asked_training
-    if asked is not None and asked.privacy.sends_scalars:
-        return advance_by_scalars(state, updates, asked)
-    return advance(state, updates, settings.rule)
+def _gather(server: Server, current: Round, wanted: int) -> tuple[Round, tuple[UpdateRejectedError, ...]]:
+    """Waits a bounded time for clients, and draws the cohort of a round that has none.
+
+    Returns the round, and whom the roster turned away.
+    """
+    settings, exchange, roster = server.settings, server.exchange, server.roster
+    deadline = exchange.clock() + min(settings.node_wait_seconds, settings.round_deadline_seconds)
+    while len(exchange.connected_nodes()) < wanted and exchange.clock() < deadline:
+        exchange.pause()
+    exchange.drop_late_replies()
+    turned_away = roster.begin_round(current.number, deadline=deadline)
+    while len(idle := _askable(server)) < settings.quorum and exchange.clock() < deadline:
+        exchange.pause()
+        exchange.drop_late_replies()
+        roster.look(current.number, deadline=deadline)
+    if current.cohort or current.state.is_over or not idle:
+        return current, turned_away
+    size = math.ceil(settings.clients_per_round * settings.over_selection)
+    for client in select_cohort(idle, size=size, seed=settings.seed, round_number=current.number):
+        current = current.assign(new_assignment(current, client))
+    return server.store.save(current, clients=current.cohort), turned_away
 
 
-def _instructions(settings: OwnerRunSettings, round_number: int, client: str, base_sha256: str) -> Instructions:
-    return Instructions(
-        run=settings.run,
-        round=round_number,
-        nonce=secrets.token_hex(32),
-        client=client,
-        base_sha256=base_sha256,
-        bundle_digest=settings.bundle_digest,
-        adapter=settings.adapter,
-        local_steps=settings.local_steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        optimizer=settings.optimizer,
-        max_tokens=settings.max_tokens,
-        seed=settings.seed,
-        privacy=settings.privacy,
-    )
+def _askable(server: Server) -> list[str]:
+    left_out = suspended(server.store.hard_refusals())
+    return [client for client in server.roster.idle_clients() if client not in left_out]
 
 
-def _expected(settings: OwnerRunSettings, instructions: Instructions, state: FederationState) -> ExpectedUpdate:
-    asked, scalars = settings.asked_training, None
-    if asked is not None and asked.privacy.sends_scalars:
-        adapter_size = sum(tensor.numel() for tensor in state.adapter.values())
-        scalars = expected_scalars(asked, instructions.round, adapter_size)
-    return ExpectedUpdate(
-        run=settings.run,
-        round_number=instructions.round,
-        nonce=instructions.nonce,
-        client=instructions.client,
-        base=state.adapter,
-        base_sha256=instructions.base_sha256,
-        bundle_digest=settings.bundle_digest,
-        max_examples=settings.max_examples,
-        max_update_norm=settings.max_update_norm,
-        is_private=asked is not None,
-        scalars=scalars,
-    )
+def _export(server: Server, current: Round) -> None:
+    """Writes the outputs for people: copies of what is stored."""
+    save_rounds(server.directory, server.settings.run, server.adapter(current.adapter_sha256), server.store.records())
+
+
+def _rounds_done(store: RoundStore) -> int:
+    newest = store.newest()
+    return 0 if newest is None else newest.number - (not newest.state.is_over)
+
+
+@contextmanager
+def _measuring(settings: OwnerRunSettings, directory: Path, given: Canary | None) -> Iterator[Canary | None]:
+    if given is not None or settings.canary is None:
+        yield given
+    else:
+        with emulator_canary(settings.canary, settings.adapter, directory) as canary:
+            yield canary

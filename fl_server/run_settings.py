@@ -1,5 +1,7 @@
 """From the run file, which people write, to what the server has to know of one run."""
 
+from typing import Any
+
 from fl_server.owner import OwnerRunSettings
 from fl_server.privacy import asked_training
 from scaleot_core.adapters.adapter import AdapterSpec
@@ -7,12 +9,14 @@ from scaleot_core.federation.rules import Aggregation
 from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
 
-ROUND_DEADLINE_SECONDS = 86_400.0
-"""Simulated clients wait for one another on one machine; nobody is late."""
 
+def run_settings(
+    run: RunFile, spec: AdapterSpec, bundle_digest: str, *, name: str, **where_and_when: Any
+) -> OwnerRunSettings:
+    """Returns the settings of the run ``name``, which tunes an adapter in the emulator of a sealed bundle.
 
-def run_settings(run: RunFile, spec: AdapterSpec, bundle_digest: str, *, name: str) -> OwnerRunSettings:
-    """Returns the settings of the run ``name``, which tunes an adapter in the emulator of a sealed bundle."""
+    ``where_and_when`` is what the run file does not know: registry, audit log, and how long nodes are waited for.
+    """
     federation = run.federation
     return OwnerRunSettings(
         run=name,
@@ -31,5 +35,8 @@ def run_settings(run: RunFile, spec: AdapterSpec, bundle_digest: str, *, name: s
         bundle_digest=bundle_digest,
         privacy=asked.privacy if (asked := asked_training(run)) else None,
         seed=derive_seed(run.seed, "federation"),
-        round_deadline_seconds=ROUND_DEADLINE_SECONDS,
+        quorum=federation.quorum,
+        over_selection=federation.over_selection,
+        round_deadline_seconds=federation.round_deadline_seconds,
+        **where_and_when,
     )

@@ -22,6 +22,7 @@ from fl_server.owner import (
 from fl_server.privacy import check_privacy, own_privacy
 from fl_server.reference import full_fine_tuned
 from fl_server.report import Findings, make_report
+from fl_server.run_settings import run_settings
 from fl_server.sealing import compress, initial_adapter, seal_emulator
 from fl_server.stopwatch import Stopwatch
 from fl_server.workspace import (
@@ -48,9 +49,6 @@ from scaleot_core.report import Report, ReportedModelPrivacy, Results, write_rep
 from scaleot_core.run_file import RunFile
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import Record
-
-ROUND_DEADLINE_SECONDS = 86_400.0
-"""Simulated clients wait for one another on one machine; nobody is late."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,7 @@ def _compress(session: _Session) -> _Compressed:
 def _federate(session: _Session, compressed: _Compressed) -> _Federated:
     run, full, workspace = session.run, session.full, session.workspace
     spec, initial = initial_adapter(run, full, compressed.plan)
-    settle_data_owners(
+    members = settle_data_owners(
         workspace,
         compressed.sealed,
         session.data.partitions,
@@ -172,11 +170,15 @@ def _federate(session: _Session, compressed: _Compressed) -> _Federated:
         policy=_policy(run),
         privacy=own_privacy(run),
     )
-    write_run(
-        workspace.owner_directory,
-        run_settings(run, spec, compressed.sealed.digest, name=f"simulation-{compressed.sealed.bundle_id}"),
-        initial,
+    name = f"simulation-{compressed.sealed.bundle_id}"
+    settings = run_settings(
+        run,
+        spec,
+        compressed.sealed.digest,
+        name=name,
+        node_wait_seconds=run.federation.round_deadline_seconds,
     )
+    write_run(workspace.owner_directory, settings, initial, owner=workspace.owner_key, members=members)
     owners = workspace.data_owner_directories(run.federation.clients)
     with explained_failures(owners):
         if run.federation.engine == "flower":

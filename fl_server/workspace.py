@@ -12,6 +12,7 @@ from scaleot_core.bundle import (
     OpenedBundle,
     SealedBundle,
     SigningKey,
+    VerifyingKey,
     generate_identity,
     generate_signing_key,
     issue_grant,
@@ -19,6 +20,7 @@ from scaleot_core.bundle import (
     open_bundle,
     read_bundle,
     save_identity,
+    save_signing_key,
     save_verifying_key,
     verify_bundle,
 )
@@ -29,6 +31,7 @@ from scaleot_core.privacy.private_rounds import unit_of
 from scaleot_core.training.data import Record, read_records, write_records
 
 DATA_FILE, GRANT_FILE, IDENTITY_FILE, OWNER_KEY_FILE = "train.jsonl", "grant.json", "identity.key", "owner.pub"
+SIGNING_KEY_FILE = "signing.key"
 LEDGER_DIRECTORY = "ledger"
 BUNDLE_LIFETIME = timedelta(days=30)
 
@@ -76,19 +79,23 @@ def settle_data_owners(
     choices: Mapping[str, str | bool],
     policy: Mapping[str, float],
     privacy: Mapping[str, Any] | None,
-) -> None:
-    """Gives every data owner an identity, its grant, the model owner's public key, its own text and its own file.
+) -> dict[str, VerifyingKey]:
+    """Gives every data owner its keys, its grant, the model owner's public key, its own text and its own file.
 
     ``choices`` holds how they compute, as ``device``; ``policy`` the limits that they set: a simulation's allow what
     its run file asks for. ``privacy`` is their budget, if they have one; each then has a new ledger in its directory:
-    simulated data owners live for one run.
+    simulated data owners live for one run. Returns the keys that they sign with, by organisation.
     """
+    members = {}
     for directory, (number, records) in zip(
         workspace.data_owner_directories(len(partitions)), enumerate(partitions), strict=True
     ):
         directory.mkdir(mode=0o700)
         identity = generate_identity()
         save_identity(identity, directory / IDENTITY_FILE)
+        signing_key = generate_signing_key()
+        save_signing_key(signing_key, directory / SIGNING_KEY_FILE)
+        members[organisation(number)] = signing_key.public
         save_verifying_key(workspace.owner_key.public, directory / OWNER_KEY_FILE)
         grant = issue_grant(
             sealed,
@@ -106,6 +113,7 @@ def settle_data_owners(
             "grant": GRANT_FILE,
             "identity_key": IDENTITY_FILE,
             "owner_public_key": OWNER_KEY_FILE,
+            "signing_key": SIGNING_KEY_FILE,
             **choices,
             "policy": dict(policy),
             **({} if privacy is None else {"privacy": {**privacy, "ledger": LEDGER_DIRECTORY}}),
@@ -113,6 +121,7 @@ def settle_data_owners(
         if privacy is not None:
             _create_ledger(directory, privacy)
         (directory / "data-owner.toml").write_text(tomli_w.dumps(own), encoding="utf-8")
+    return members
 
 
 def _create_ledger(directory: Path, privacy: Mapping[str, Any]) -> None:

@@ -104,6 +104,15 @@ class LedgerError(ScaleOTError):
         super().__init__(f"privacy ledger {source}{at}: {fault}")
 
 
+class StoreError(ScaleOTError):
+    """The durable state of the rounds cannot be believed; nothing was made of it."""
+
+    exit_code = 3
+
+    def __init__(self, source: str, fault: str) -> None:
+        super().__init__(f"{source}: {fault}. Put back a copy of the run's directory, or make the run anew")
+
+
 class BudgetExhaustedError(ScaleOTError):
     """Releases asked for would pass a data owner's privacy budget; nothing was released and nothing is charged.
 
@@ -139,6 +148,10 @@ class Reason(StrEnum):
     WEIGHT = "E_WEIGHT"
     TIMEOUT = "E_TIMEOUT"
     PRIVACY = "E_PRIVACY"
+    SIGNATURE = "E_SIGNATURE"
+    REVOKED = "E_REVOKED"
+    EQUIVOCATION = "E_EQUIVOCATION"
+    CANARY = "R_CANARY"
 
 
 class MalformedStatementError(ScaleOTError):

@@ -108,6 +108,10 @@ def _every_client(valid: dict[str, Any]) -> int:
     return int(valid["clients"])
 
 
+def _half_of_a_round(valid: dict[str, Any]) -> int:
+    return (int(valid["clients_per_round"]) + 1) // 2
+
+
 class FederationSection(Section):
     """The rounds."""
 
@@ -115,6 +119,17 @@ class FederationSection(Section):
     clients: int = Field(4, ge=1, description="data owners")
     rounds: int = Field(6, ge=1, description="times the adapter goes out and comes back")
     clients_per_round: int = Field(default_factory=_every_client, ge=1, description="every client unless given")
+    quorum: int = Field(
+        default_factory=_half_of_a_round,
+        ge=1,
+        description="updates without which a round has no adapter: half of clients_per_round unless given",
+    )
+    over_selection: float = Field(
+        1.0, ge=1, le=10, description="times clients_per_round are asked, and the slowest are not waited for"
+    )
+    round_deadline_seconds: float = Field(
+        86_400.0, gt=0, description="a round's slowest client is not waited for longer"
+    )
     partition: Literal["iid", "dirichlet"] = Field("dirichlet", description="how the training records are divided")
     partition_alpha: float = Field(1.0, gt=0, description="of dirichlet: the smaller, the less alike the clients")
     local_steps: int = Field(20, ge=1, description="optimiser steps of a client in a round")
@@ -143,6 +158,16 @@ class FederationSection(Section):
         if clients is not None and count > clients:
             raise PydanticCustomError("scaleot", "at most federation.clients, which is {clients}", {"clients": clients})
         return count
+
+    @field_validator("quorum", mode="after")
+    @classmethod
+    def _no_more_than_a_round_has(cls, quorum: int, info: Any) -> int:
+        clients = info.data.get("clients_per_round")
+        if clients is not None and quorum > clients:
+            raise PydanticCustomError(
+                "scaleot", "at most federation.clients_per_round, which is {clients}", {"clients": clients}
+            )
+        return quorum
 
     @field_validator("assumed_attackers", mode="after")
     @classmethod

@@ -1,4 +1,4 @@
-"""What ``deploy/scripts/smoke`` does: a federation by the commands that people type, every party processes of its own."""
+"""What ``deploy/scripts/smoke`` does: a federation by the commands that people type, every party as processes."""
 
 import argparse
 import hashlib

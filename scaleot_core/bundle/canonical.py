@@ -18,7 +18,9 @@ from scaleot_core.errors import VerificationError
 Json: TypeAlias = Any
 """What JSON can say. (A recursive alias would be exact, but annotations are also checked at run time.)"""
 
-Kind: TypeAlias = Literal["bundle", "grant", "inner", "newest", "request", "enrolment", "admission", "head"]
+Kind: TypeAlias = Literal[
+    "bundle", "grant", "inner", "newest", "request", "enrolment", "admission", "head", "statement", "certificate"
+]
 """Which document is read: the first part of the codes ``.size``, ``.json`` and ``.fields``."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

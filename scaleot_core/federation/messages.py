@@ -1,18 +1,19 @@
 """The statements that cross the wire, in canonical JSON (RFC 8785).
 
-A message is a statement and, beside it, at most one adapter as a safetensors blob, which the statement names by its
-digest. A statement is a few hundred bytes and all that a signature has to cover.
+A message is a signed statement (``signing``) and, beside it, at most one adapter as a safetensors blob, which the
+statement names by its digest. A statement is a few hundred bytes and all that a signature has to cover.
 """
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scaleot_core.adapters.adapter import AdapterSpec
-from scaleot_core.bundle.canonical import Sha256, canonical_json
+from scaleot_core.bundle.canonical import Instant, Sha256, canonical_json
 from scaleot_core.bundle.grant import Organisation
+from scaleot_core.bundle.public_keys import VerifyingKeyField
 from scaleot_core.errors import MalformedStatementError
 
 MAX_STATEMENT_BYTES = 16 * 1024
@@ -37,12 +38,17 @@ class Payload:
     """The bytes of one message. As received nothing of it is believed."""
 
     statement: bytes
+    """In the envelope of its signatures."""
     tensors: bytes = b""
+    certificate: bytes = b""
+    """Of a request: by what right its signer speaks for the model owner."""
+    receipts: tuple[bytes, ...] = ()
+    """Of a request: what became of the client's updates so far."""
 
     @property
     def size_bytes(self) -> int:
-        """Statement and tensors together, without the transport's own framing."""
-        return len(self.statement) + len(self.tensors)
+        """All of it, without the transport's own framing."""
+        return len(self.statement) + len(self.tensors) + len(self.certificate) + sum(map(len, self.receipts))
 
 
 class IntroductionRequest(BaseModel):
@@ -97,6 +103,8 @@ class Instructions(BaseModel):
     type: Literal["scaleot.instructions/1"] = "scaleot.instructions/1"
     run: RunName
     round: Annotated[int, Field(ge=1)]
+    attempt: Annotated[int, Field(ge=1)]
+    """How often this client has been asked for this round, this time included."""
     nonce: Nonce
     client: Organisation
     base_sha256: Sha256
@@ -113,6 +121,11 @@ class Instructions(BaseModel):
     """Of the run; a client derives its own stream from it by round and name."""
     privacy: PrivacyRequest | None = None
     """``None`` asks for updates as they are."""
+
+    @property
+    def asked_work(self) -> "Instructions":
+        """What is to be done, whichever attempt asks for it: the same for all attempts of a round."""
+        return self.model_copy(update={"attempt": 1, "nonce": UNREAD_NONCE})
 
 
 class PrivateRelease(BaseModel):
@@ -136,12 +149,17 @@ class UpdateStatement(BaseModel):
     type: Literal["scaleot.update/1"] = "scaleot.update/1"
     run: RunName
     round: Annotated[int, Field(ge=1)]
+    attempt: Annotated[int, Field(ge=1)]
     nonce: Nonce
     client: Organisation
     base_sha256: Sha256
     bundle_digest: Sha256
+    instructions_sha256: Sha256
+    """Of the statement that is answered: whatever was asked, this update is the answer to it and to nothing else."""
     update_sha256: Sha256
     """Of the update's blob."""
+    created: Instant
+    client_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]{1,64}$")]
     num_examples: int
     """Examples at hand, the weight of federated averaging; its range is the server's to check."""
     train_loss: Annotated[float, Field(ge=0)] | None
@@ -159,12 +177,50 @@ class Refusal(BaseModel):
     code: RefusalCode
 
 
-Statement = TypeVar("Statement", IntroductionRequest, Introduction, Instructions, UpdateStatement, Refusal)
+class RunCertificate(BaseModel):
+    """The model owner lets a key speak for it in one run, with one bundle, until a day.
+
+    The owner's own key opens every door: it signs bundles and grants. So it stays out of the server of the rounds,
+    which has a key of its own for each run.
+    """
+
+    model_config = _STATEMENT
+    type: Literal["scaleot.run-certificate/1"] = "scaleot.run-certificate/1"
+    run: RunName
+    bundle_digest: Sha256
+    verifying_key: VerifyingKeyField
+    """Of the server of the rounds."""
+    not_after: Instant
 
 
-def encode_statement(
-    statement: IntroductionRequest | Introduction | Instructions | UpdateStatement | Refusal,
-) -> bytes:
+class Receipt(BaseModel):
+    """What became of a client's update: a code, and no number that could be asked again and again."""
+
+    model_config = _STATEMENT
+    type: Literal["scaleot.receipt/1"] = "scaleot.receipt/1"
+    run: RunName
+    round: Annotated[int, Field(ge=1)]
+    client: Organisation
+    status: Literal["accepted", "refused"]
+    code: Annotated[str, Field(pattern=r"^[A-Z_]{1,32}$")] | None = None
+    """Why it was refused, a ``Reason``."""
+    is_retryable: bool = False
+    """Whether the same update, or a repaired one, may count in a later round."""
+    update_sha256: Sha256 | None = None
+    """Of the blob that was received; none came with a refusal of the client's own."""
+    audit_head: Sha256 | None = None
+    """Of the server's audit log once the round was over: who compares it with other members' sees a forked log."""
+
+
+StatementKind: TypeAlias = (
+    IntroductionRequest | Introduction | Instructions | UpdateStatement | Refusal | RunCertificate | Receipt
+)
+Statement = TypeVar(
+    "Statement", IntroductionRequest, Introduction, Instructions, UpdateStatement, Refusal, RunCertificate, Receipt
+)
+
+
+def encode_statement(statement: StatementKind) -> bytes:
     """Returns the one encoding of a statement."""
     return canonical_json(statement.model_dump(mode="json"))
 

@@ -89,3 +89,19 @@ def product_mean(states: Sequence[TensorDict], weights: Sequence[int], base: Ten
         square, residual_square = square + mean.square, residual_square + mean.residual_square
     residual_share = math.sqrt(residual_square / square) if square else 0.0
     return {name: adapter[name] for name in base}, residual_share
+
+
+def product_step_norm(state: TensorDict, base: TensorDict) -> float:
+    """Returns the Frobenius norm of the step that LoRA's products B A take from ``base``, over all pairs together.
+
+    0 where there are no pairs. From inner products of the factors, so that no product is ever made: twice the rank
+    squared numbers, however large the matrix.
+    """
+    square = 0.0
+    for name in (
+        name.removesuffix(DOWN) for name in base if name.endswith(DOWN) and name.removesuffix(DOWN) + UP in base
+    ):
+        down = torch.cat([state[name + DOWN], base[name + DOWN]]).double()
+        up = torch.cat([state[name + UP], -base[name + UP]], dim=1).double()
+        square += float(((up.T @ up) * (down @ down.T)).sum())
+    return math.sqrt(max(square, 0.0)) if not math.isnan(square) else math.inf

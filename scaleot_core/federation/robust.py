@@ -67,11 +67,7 @@ def multi_krum(
         RoundFailedError: n is less than 2 f + 3.
     """
     clients = len(states)
-    if clients < (needed := least_clients(assumed_attackers)):
-        raise RoundFailedError(
-            f"multi_krum with {assumed_attackers} assumed attackers needs at least {needed} updates (2 f + 3), "
-            f"got {clients}: lower federation.assumed_attackers or ask more clients"
-        )
+    check_clients(clients, assumed_attackers)
     gram = gram_matrix(states, base)
     squares = gram.diagonal()
     distances = squares[:, None] + squares[None, :] - 2 * gram
@@ -85,6 +81,15 @@ def multi_krum(
 def least_clients(assumed_attackers: int) -> int:
     """Returns how many updates multi-Krum needs: 2 f + 3."""
     return 2 * assumed_attackers + 3
+
+
+def check_clients(clients: int, assumed_attackers: int) -> None:
+    """Checks that multi-Krum has updates enough; raises ``RoundFailedError`` if not."""
+    if clients < (needed := least_clients(assumed_attackers)):
+        raise RoundFailedError(
+            f"multi_krum with {assumed_attackers} assumed attackers needs at least {needed} updates (2 f + 3), "
+            f"got {clients}: lower federation.assumed_attackers or ask more clients"
+        )
 
 
 def geometric_median(states: Sequence[TensorDict], base: TensorDict) -> tuple[TensorDict, list[float]]:

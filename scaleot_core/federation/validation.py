@@ -14,8 +14,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from scaleot_core.errors import MalformedStatementError, MalformedTensorsError, Reason, UpdateRejectedError
-from scaleot_core.federation.messages import PrivateRelease, UpdateStatement, decode_statement, digest_of
+from scaleot_core.bundle.keys import VerifyingKey
+from scaleot_core.errors import (
+    MalformedStatementError,
+    MalformedTensorsError,
+    Reason,
+    UpdateRejectedError,
+    VerificationError,
+)
+from scaleot_core.federation.messages import PrivateRelease, UpdateStatement, digest_of
+from scaleot_core.federation.product import product_step_norm
+from scaleot_core.federation.signing import open_signed
 from scaleot_core.shapes import TensorDict
 
 SCALARS = "scalars"
@@ -72,8 +81,18 @@ class UnverifiedUpdate:
 
     client: str
     """Whom the server asked, by its own books."""
-    statement: bytes
+    envelope: bytes
+    """A signed ``UpdateStatement``, if it is what it should be."""
     tensors: bytes
+
+
+@dataclass(frozen=True)
+class BoundUpdate:
+    """An update whose statement the client has signed for this very request; only ``bind_update`` makes one."""
+
+    statement: UpdateStatement
+    tensors: bytes
+    """Not looked at."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +101,12 @@ class ExpectedUpdate:
 
     run: str
     round_number: int
+    attempt: int
     nonce: str
     client: str
+    signer: VerifyingKey
+    """The client's, as the server knows it from elsewhere."""
+    instructions_sha256: str
     base: TensorDict
     """The global adapter of the round."""
     base_sha256: str
@@ -109,18 +132,33 @@ class AdapterUpdate:
     privacy: PrivateRelease | None = None
 
 
-def validate_update(update: UnverifiedUpdate, expected: ExpectedUpdate) -> AdapterUpdate:
-    """Checks form, binding, privacy, weight, size, digest, container and values of an update, in this order.
+def bind_update(update: UnverifiedUpdate, expected: ExpectedUpdate) -> BoundUpdate:
+    """Checks signature, form and binding of an update, in this order: whose it is, and that it answers this request.
 
     Raises:
-        UpdateRejectedError: with the reason of the first check that failed.
+        UpdateRejectedError: with the reason of the first check that failed. None of them is proof against the client:
+            what it signed for another request anybody may have kept and sent again.
     """
     try:
-        statement = decode_statement(update.statement, UpdateStatement)
+        statement = open_signed(update.envelope, UpdateStatement, expected.signer)
+    except VerificationError as error:
+        raise UpdateRejectedError(
+            Reason.SIGNATURE, client=update.client, expected="the signature of its organisation", got=error.code
+        ) from error
     except MalformedStatementError as error:
         reason = Reason.WEIGHT if "num_examples" in error.fields else Reason.FORMAT
         raise UpdateRejectedError(reason, client=update.client, expected=error.expected, got=error.got) from error
     _check_binding(statement, expected)
+    return BoundUpdate(statement, update.tensors)
+
+
+def validate_update(update: BoundUpdate, expected: ExpectedUpdate) -> AdapterUpdate:
+    """Checks privacy, weight, size, digest, container and values of an update, in this order.
+
+    Raises:
+        UpdateRejectedError: with the reason of the first check that failed.
+    """
+    statement = update.statement
     _check_privacy(statement, expected)
     _check_weight(statement, expected)
     state = _read_state(update.tensors, statement, expected)
@@ -160,8 +198,10 @@ def _check_binding(statement: UpdateStatement, expected: ExpectedUpdate) -> None
         )
     pairs = {
         "run": (statement.run, expected.run),
+        "attempt": (str(statement.attempt), str(expected.attempt)),
         "nonce": (statement.nonce, expected.nonce),
         "client": (statement.client, expected.client),
+        "instructions_sha256": (statement.instructions_sha256, expected.instructions_sha256),
         "base_sha256": (statement.base_sha256, expected.base_sha256),
         "bundle_digest": (statement.bundle_digest, expected.bundle_digest),
     }
@@ -207,13 +247,16 @@ def _check_digest(blob: bytes, statement: UpdateStatement) -> None:
 
 
 def _check_norm(state: TensorDict, expected: ExpectedUpdate) -> None:
-    """Bounds the Euclidean norm of the step from the round's base, over all tensors, in float64."""
+    """Bounds the Euclidean norm of the step from the round's base, over all tensors, in float64.
+
+    The step of LoRA's products B A is bounded as well: factors within the bound can have a product far beyond it.
+    """
     if expected.scalars:
         norm = expected.scalars.unit_norm * float(state[SCALARS].double().norm())
     else:
         steps = (float((state[name].double() - base).square().sum()) for name, base in expected.base.items())
-        norm = math.sqrt(sum(steps))
-    if norm > expected.max_update_norm:
+        norm = max(math.sqrt(sum(steps)), product_step_norm(state, expected.base))
+    if not norm <= expected.max_update_norm:
         raise UpdateRejectedError(
             Reason.NORM, client=expected.client, expected=f"norm <= {expected.max_update_norm:g}", got=f"{norm:g}"
         )

@@ -14,10 +14,11 @@ from fl_server.owner import ADAPTER_FILE, ROUNDS_FILE, read_rounds
 from fl_server.rounds import conduct_rounds
 from fl_server.wire import from_records, to_records
 from scaleot_core.errors import Reason
-from scaleot_core.federation.messages import Payload, Refusal, encode_statement
+from scaleot_core.federation.messages import Payload, Refusal
+from scaleot_core.federation.signing import claimed, sign
 from scaleot_core.progress import SilentReporter
 from scaleot_core.shapes import TensorDict
-from tests.support.grids import FIRST_NODE, Fault, respoken, set_stage
+from tests.support.grids import FIRST_NODE, Fault, key_of, respoken, set_stage
 from tests.support.updates import SHAPES, blob_with_header, header_of, random_state
 
 
@@ -30,13 +31,14 @@ def _errs(reply: Message) -> Message:
 
 
 def _refuses(reply: Message) -> Message:
-    nonce = json.loads(from_records(reply.content).statement)["nonce"]
-    reply.content = to_records(Payload(encode_statement(Refusal(nonce=nonce, code="policy.local_steps"))))
+    nonce = json.loads(claimed(from_records(reply.content).statement))["nonce"]
+    refusal = Refusal(nonce=nonce, code="policy.local_steps")
+    reply.content = to_records(Payload(sign(refusal, key_of("clinic-1"))))
     return reply
 
 
 def _refuses_for_another(reply: Message) -> Message:
-    reply.content = to_records(Payload(encode_statement(Refusal(nonce="d" * 64, code="data"))))
+    reply.content = to_records(Payload(sign(Refusal(nonce="d" * 64, code="data"), key_of("clinic-1"))))
     return reply
 
 
@@ -46,7 +48,7 @@ def _other_records(reply: Message) -> Message:
 
 
 def _statement_as_text(reply: Message) -> Message:
-    text = from_records(reply.content).statement.decode()
+    text = claimed(from_records(reply.content).statement).decode()
     reply.content = RecordDict({"statement": ConfigRecord({"bytes": text})})
     return reply
 
@@ -110,6 +112,7 @@ FAULTS: dict[str, tuple[Fault, Reason]] = {
     "S13 another run": (lambda reply: respoken(reply, run="run-2"), Reason.BINDING),
     "S13 another nonce": (lambda reply: respoken(reply, nonce="d" * 64), Reason.BINDING),
     "S12 another's name": (lambda reply: respoken(reply, client="clinic-2"), Reason.BINDING),
+    "S12 another's key": (lambda reply: respoken(reply, signer=key_of("clinic-2")), Reason.SIGNATURE),
     "S13 another base": (lambda reply: respoken(reply, base_sha256="d" * 64), Reason.BINDING),
     "S13 another bundle": (lambda reply: respoken(reply, bundle_digest="d" * 64), Reason.BINDING),
     "S12 from another node": (_from_another_node, Reason.BINDING),

@@ -22,6 +22,7 @@ from scaleot_core.errors import InputError
 from scaleot_core.privacy.budget import Budget
 from scaleot_core.privacy.ledger_file import create_ledger
 from tests.support.ledgers import NOW, RUN, TERMS, Place, gaussian, gaussian_epsilon
+from tests.support.power_cut import PowerCut
 
 FORK = multiprocessing.get_context("fork")
 KILLS = 100
@@ -106,70 +107,6 @@ def test_a_hundred_kills_around_releases_leave_no_release_uncharged_and_none_wit
     committed = sum(entry.type == "committed" for entry in chain.entries)
     assert committed >= KILLS / 4, "the process got on between the kills"
     assert reserved > committed, "some kills fell between a charge and its release"
-
-
-class PowerCut:
-    """Ends a process just before its ``moment``-th call that changes the disk, with what was not synced yet lost.
-
-    A file that was not synced keeps a random part of what was last written to it; a rename whose directory was not
-    synced did not happen. ``lose`` says for each of these, in turn, whether it is lost.
-    """
-
-    def __init__(self, moment: int, lose: Callable[[], bool], draw: random.Random) -> None:
-        self._left, self._lose, self._draw = moment, lose, draw
-        self._unsynced: dict[str, int] = {}
-        self._renamed: dict[str, Callable[[], None]] = {}
-        self._synced: set[str] = set()
-
-    def install(self) -> None:
-        write, sync, replace, rename = os.write, os.fsync, os.replace, os.rename
-
-        def cut_write(descriptor: int, data: bytes) -> int:
-            self._tick()
-            self._unsynced.setdefault(_path(descriptor), os.fstat(descriptor).st_size)
-            return write(descriptor, data)
-
-        def cut_sync(descriptor: int) -> None:
-            self._tick()
-            sync(descriptor)
-            self._synced.add(_path(descriptor))
-            self._unsynced.pop(_path(descriptor), None)
-            self._renamed.pop(_path(descriptor), None)
-
-        def cut_replace(source: Path, target: Path) -> None:
-            self._tick()
-            old = target.read_bytes() if target.exists() else None
-            replace(source, target)
-            if str(source) not in self._synced:
-                self._unsynced[str(target)] = 0
-            self._renamed[str(target.parent)] = lambda: target.unlink() if old is None else _put_back(target, old)
-
-        def cut_rename(source: Path, target: Path) -> None:
-            self._tick()
-            rename(source, target)
-            self._renamed[str(target.parent)] = lambda: rename(target, source)
-
-        for name, call in (("write", cut_write), ("fsync", cut_sync), ("replace", cut_replace), ("rename", cut_rename)):
-            setattr(os, name, call)
-
-    def _tick(self) -> None:
-        self._left -= 1
-        if self._left == 0:
-            for path, synced_bytes in self._unsynced.items():
-                if self._lose():
-                    os.truncate(path, self._draw.randint(synced_bytes, Path(path).stat().st_size))
-            for undo in self._renamed.values():
-                if self._lose():
-                    undo()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _path(descriptor: int) -> str:
-    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
-
-
-def _put_back(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def take_part_until(moment: int, loss: str, parent: Path, rounds: int) -> None:

@@ -21,6 +21,7 @@ def instructions() -> Instructions:
     return Instructions(
         run="run-1",
         round=1,
+        attempt=1,
         nonce="1" * 64,
         client="Klinik Süd",
         base_sha256="2" * 64,

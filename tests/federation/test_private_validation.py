@@ -7,8 +7,8 @@ import torch
 
 from scaleot_core.errors import Reason, UpdateRejectedError
 from scaleot_core.federation.messages import PrivateRelease
-from scaleot_core.federation.validation import SCALARS, ExpectedScalars, encode_tensors, validate_update
-from tests.support.updates import expected_update, random_state, update_of
+from scaleot_core.federation.validation import SCALARS, ExpectedScalars, encode_tensors
+from tests.support.updates import expected_update, random_state, update_of, validated
 
 NOISE = PrivateRelease(
     noise="gaussian", parameters={"noise_multiplier": 1.5}, sample_rate=0.1, count=20, ledger_head="c" * 64
@@ -26,26 +26,26 @@ HONEST = torch.tensor([[1, -2], [3, 4], [0, 5]], dtype=torch.int32)
 
 
 def test_a_private_update_carries_its_noise_and_no_loss() -> None:
-    update = validate_update(update_of(PRIVATE, ADAPTER, train_loss=None, privacy=NOISE), PRIVATE)
+    update = validated(update_of(PRIVATE, ADAPTER, train_loss=None, privacy=NOISE), PRIVATE)
     assert update.privacy == NOISE and update.train_loss is None
 
 
 @pytest.mark.parametrize("fields", [{}, {"privacy": NOISE}, {"train_loss": None}])
 def test_an_update_without_noise_or_with_a_loss_is_refused_where_privacy_was_asked(fields: dict[str, object]) -> None:
     with pytest.raises(UpdateRejectedError) as rejected:
-        validate_update(update_of(PRIVATE, ADAPTER, **fields), PRIVATE)
+        validated(update_of(PRIVATE, ADAPTER, **fields), PRIVATE)
     assert rejected.value.reason is Reason.PRIVACY
 
 
 def test_noise_that_nobody_asked_for_is_refused() -> None:
     plain = expected_update()
     with pytest.raises(UpdateRejectedError) as rejected:
-        validate_update(update_of(plain, ADAPTER, train_loss=None, privacy=NOISE), plain)
+        validated(update_of(plain, ADAPTER, train_loss=None, privacy=NOISE), plain)
     assert rejected.value.reason is Reason.PRIVACY
 
 
 def test_scalars_come_as_they_were_sent() -> None:
-    update = validate_update(update_of(SCALAR, scalars(HONEST), train_loss=None, privacy=NOISE), SCALAR)
+    update = validated(update_of(SCALAR, scalars(HONEST), train_loss=None, privacy=NOISE), SCALAR)
     assert torch.equal(update.state[SCALARS], HONEST)
 
 
@@ -63,14 +63,14 @@ def test_scalars_come_as_they_were_sent() -> None:
 )
 def test_scalars_of_another_shape_type_name_or_size_are_refused(blob: bytes, reason: Reason) -> None:
     with pytest.raises(UpdateRejectedError) as rejected:
-        validate_update(update_of(SCALAR, blob, train_loss=None, privacy=NOISE), SCALAR)
+        validated(update_of(SCALAR, blob, train_loss=None, privacy=NOISE), SCALAR)
     assert rejected.value.reason is reason
 
 
 def test_the_norm_of_scalars_is_bounded_by_how_far_they_move_the_adapter() -> None:
     norm = 0.5 * float(HONEST.double().norm())
     update = update_of(SCALAR, scalars(HONEST), train_loss=None, privacy=NOISE)
-    validate_update(update, replace(SCALAR, max_update_norm=norm * 1.001))
+    validated(update, replace(SCALAR, max_update_norm=norm * 1.001))
     with pytest.raises(UpdateRejectedError) as rejected:
-        validate_update(update, replace(SCALAR, max_update_norm=norm * 0.999))
+        validated(update, replace(SCALAR, max_update_norm=norm * 0.999))
     assert rejected.value.reason is Reason.NORM

@@ -17,7 +17,6 @@ from scaleot_core.federation.validation import (
     UnverifiedUpdate,
     decode_tensors,
     encode_tensors,
-    validate_update,
 )
 from tests.support.updates import (
     SHAPES,
@@ -27,6 +26,7 @@ from tests.support.updates import (
     honest_statement,
     random_state,
     update_of,
+    validated,
     with_field,
 )
 
@@ -37,13 +37,13 @@ DATA = HONEST[-SCHEMA.data_bytes :]
 
 def reason_of(update: UnverifiedUpdate) -> Reason:
     with pytest.raises(UpdateRejectedError) as rejected:
-        validate_update(update, expected_update())
+        validated(update, expected_update())
     assert rejected.value.client == "clinic-a"
     return rejected.value.reason
 
 
 def test_an_honest_update_is_accepted_with_its_values_untouched() -> None:
-    update = validate_update(update_of(expected_update(), HONEST), expected_update())
+    update = validated(update_of(expected_update(), HONEST), expected_update())
     assert (update.client, update.num_examples, update.train_loss) == ("clinic-a", 20, 1.5)
     assert all(torch.equal(update.state[name], tensor) for name, tensor in random_state(1).items())
 
@@ -90,16 +90,22 @@ def test_a_step_of_absurd_length_is_refused(scale: float) -> None:
 
 
 def test_the_norm_is_that_of_the_step_and_not_of_the_adapter() -> None:
-    base = {name: torch.full(shape, 1e6) for name, shape in SHAPES.items()}
+    base = {"1.weight": torch.full((2, 8), 1e6)}
     expected = expected_update(base)
     state = {name: tensor + 1 for name, tensor in base.items()}
-    validate_update(update_of(expected, encode_tensors(state)), expected)
+    validated(update_of(expected, encode_tensors(state)), expected)
+
+
+def test_s15_factors_within_the_bound_whose_product_is_beyond_it_are_refused() -> None:
+    state = {"1.q_proj.lora_A": torch.full((2, 8), 100.0), "1.q_proj.lora_B": torch.full((8, 2), 100.0)}
+    assert float(torch.cat([one.flatten() for one in state.values()]).norm()) < 1_000
+    assert reason_of(update_of(expected_update(), encode_tensors(state))) is Reason.NORM
 
 
 def test_denormals_and_negative_zero_are_fine() -> None:
     state = {name: torch.full(shape, 1e-42) for name, shape in SHAPES.items()}
     state["1.q_proj.lora_A"].fill_(-0.0)
-    validate_update(update_of(expected_update(), encode_tensors(state)), expected_update())
+    validated(update_of(expected_update(), encode_tensors(state)), expected_update())
 
 
 def _tensors(**changes: Any) -> bytes:
@@ -212,18 +218,18 @@ def test_whatever_bytes_change_only_our_error_comes_out_and_never_another_meanin
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=400))
 def test_random_statements_raise_nothing_but_a_rejection(statement: bytes) -> None:
-    update = replace(update_of(expected_update(), HONEST), statement=statement)
-    assert reason_of(update) is Reason.FORMAT
+    update = replace(update_of(expected_update(), HONEST), envelope=statement)
+    assert reason_of(update) is Reason.SIGNATURE
 
 
 def test_a_statement_with_trailing_bytes_is_refused() -> None:
     update = update_of(expected_update(), HONEST)
-    assert reason_of(replace(update, statement=update.statement + b" ")) is Reason.FORMAT
+    assert reason_of(replace(update, envelope=update.envelope + b" ")) is Reason.SIGNATURE
 
 
 def test_the_digest_covers_the_whole_blob() -> None:
-    statement = update_of(expected_update(), HONEST).statement
+    envelope = update_of(expected_update(), HONEST).envelope
     other = bytearray(HONEST)
     other[-1] ^= 1
-    assert reason_of(UnverifiedUpdate("clinic-a", statement, bytes(other))) is Reason.DIGEST
+    assert reason_of(UnverifiedUpdate("clinic-a", envelope, bytes(other))) is Reason.DIGEST
     assert honest_statement(expected_update(), HONEST).update_sha256 == digest_of(HONEST)

@@ -10,6 +10,7 @@ from fl_clients.client_app import DATA_OWNERS_VARIABLE, app, data_owner_director
 from fl_clients.refusal import FAILURE_LOG
 from fl_server.grid import InProcessGrid
 from fl_server.wire import from_records, to_records
+from scaleot_core.bundle import generate_signing_key
 from scaleot_core.errors import InputError
 from scaleot_core.federation.messages import (
     UNREAD_NONCE,
@@ -17,11 +18,11 @@ from scaleot_core.federation.messages import (
     Payload,
     Refusal,
     decode_statement,
-    encode_statement,
 )
+from scaleot_core.federation.signing import sign
 
 PRIVATE = "patient Meier, born 1961"
-ASKED = Payload(encode_statement(IntroductionRequest(run="run-1", nonce="a" * 64)))
+ASKED = Payload(sign(IntroductionRequest(run="run-1", nonce="a" * 64), generate_signing_key()))
 
 
 def context(**node_config: str | int) -> Context:

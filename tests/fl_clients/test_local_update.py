@@ -1,5 +1,6 @@
 """A data owner's round under a mechanism: through its own ledger, within its own budget, and nothing else leaves."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from fl_clients.refusal import refuse
 from fl_clients.session import EmulatorShelf, take_part
 from scaleot_core.errors import BudgetExhaustedError, InputError, InstructionsRefusedError, LedgerError
 from scaleot_core.federation.messages import Payload, Refusal, UpdateStatement, decode_statement, digest_of
+from scaleot_core.federation.signing import claimed
 from scaleot_core.federation.validation import SCALARS, AdapterSchema, decode_tensors, encode_tensors
 from scaleot_core.privacy.accountant import epsilon_of
 from scaleot_core.privacy.events import PrivacyEvent
@@ -28,7 +30,7 @@ def part(federation: Federation, **changes: Any) -> Payload:
 
 
 def statement_of(answer: Payload) -> UpdateStatement:
-    return decode_statement(answer.statement, UpdateStatement)
+    return decode_statement(claimed(answer.statement), UpdateStatement)
 
 
 def ledger_entries(federation: Federation) -> list[object]:
@@ -108,7 +110,7 @@ def test_a_released_round_is_not_released_again_on_another_adapter(tmp_path: Pat
     moved = encode_tensors({name: tensor + 1 for name, tensor in federation.initial_adapter.items()})
     asked = instructions(federation, base_sha256=digest_of(moved))
     with pytest.raises(InstructionsRefusedError) as refused:
-        take_part(federation.data_owner_directories[0], Payload(asked.statement, moved), SHELF, now=NOW)
+        take_part(federation.data_owner_directories[0], replace(asked, tensors=moved), SHELF, now=NOW)
     assert refused.value.code == "privacy.released"
 
 
@@ -119,7 +121,7 @@ def test_the_budget_refuses_a_round_whatever_the_server_asks(tmp_path: Path) -> 
     with pytest.raises(BudgetExhaustedError) as refused:
         part(federation, round=2, privacy=privacy_request(rounds=1))
     assert refused.value.rounds_that_fit == 0 and refused.value.exit_code == 4
-    assert decode_statement(refuse(refused.value, "a" * 64).statement, Refusal).code == "privacy.budget"
+    assert decode_statement(refuse(refused.value, "a" * 64, None).statement, Refusal).code == "privacy.budget"
     assert sum(isinstance(entry, Reserved) for entry in ledger_entries(federation)) == 1
 
 

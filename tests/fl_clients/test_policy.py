@@ -31,6 +31,7 @@ def instructions(**changes: Any) -> Instructions:
     fields = {
         "run": "run-1",
         "round": 1,
+        "attempt": 1,
         "nonce": "1" * 64,
         "client": "Klinik Süd",
         "base_sha256": "2" * 64,

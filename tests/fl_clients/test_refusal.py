@@ -8,6 +8,7 @@ from scaleot_core.errors import (
     MalformedStatementError,
     MalformedTensorsError,
     ModelError,
+    OutputError,
     Reason,
     VerificationError,
 )
@@ -23,13 +24,14 @@ from scaleot_core.federation.messages import Refusal, decode_statement
         (MalformedTensorsError(Reason.SCHEMA, "secret", "secret"), "adapter.E_SCHEMA"),
         (DataError("secret"), "data"),
         (ModelError("secret"), "emulator"),
+        (OutputError("secret"), "own_disk"),
         (InputError("secret"), "own_files"),
         (MemoryError("secret"), "memory"),
         (RuntimeError("secret"), "internal"),
     ],
 )
 def test_every_error_has_a_code_and_no_text(error: Exception, code: str) -> None:
-    payload = refuse(error, "a" * 64)
+    payload = refuse(error, "a" * 64, None)
     assert decode_statement(payload.statement, Refusal) == Refusal(nonce="a" * 64, code=code)
     assert b"secret" not in payload.statement
     assert payload.tensors == b""

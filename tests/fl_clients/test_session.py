@@ -27,10 +27,9 @@ from scaleot_core.federation.messages import (
     IntroductionRequest,
     Payload,
     UpdateStatement,
-    decode_statement,
     digest_of,
-    encode_statement,
 )
+from scaleot_core.federation.signing import open_signed
 from scaleot_core.federation.validation import AdapterSchema, decode_tensors, encode_tensors
 from tests.support.federations import END, Federation, build_federation, rewrite_data_owner
 
@@ -48,6 +47,7 @@ def request(federation: Federation, client: int = 0, *, tensors: bytes | None = 
     fields = {
         "run": settings.run,
         "round": 1,
+        "attempt": 1,
         "nonce": "a" * 64,
         "client": f"clinic-{client}",
         "base_sha256": digest_of(blob),
@@ -60,7 +60,7 @@ def request(federation: Federation, client: int = 0, *, tensors: bytes | None = 
         "max_tokens": 32,
         "seed": 0,
     }
-    return Payload(encode_statement(Instructions(**{**fields, **changes})), blob)
+    return federation.ask(Instructions(**{**fields, **changes}), blob)
 
 
 def part(federation: Federation, payload: Payload, *, client: int = 0, now: datetime = NOW) -> Payload:
@@ -68,9 +68,9 @@ def part(federation: Federation, payload: Payload, *, client: int = 0, now: date
 
 
 def test_a_data_owner_introduces_itself_by_name_and_nothing_else(federation: Federation) -> None:
-    question = Payload(encode_statement(IntroductionRequest(run="run-1", nonce="a" * 64)))
-    answer = introduce(federation.data_owner_directories[1], question)
-    assert decode_statement(answer.statement, Introduction) == Introduction(
+    question = federation.ask(IntroductionRequest(run="run-1", nonce="a" * 64))
+    answer = introduce(federation.data_owner_directories[1], question, now=NOW)
+    assert open_signed(answer.statement, Introduction, federation.members["clinic-1"]) == Introduction(
         run="run-1", nonce="a" * 64, client="clinic-1"
     )
     assert answer.tensors == b""
@@ -79,7 +79,7 @@ def test_a_data_owner_introduces_itself_by_name_and_nothing_else(federation: Fed
 def test_the_update_is_bound_to_its_request_and_says_what_was_done(federation: Federation) -> None:
     asked = request(federation, max_tokens=64)
     answer = part(federation, asked)
-    statement = decode_statement(answer.statement, UpdateStatement)
+    statement = open_signed(answer.statement, UpdateStatement, federation.members["clinic-0"])
     assert (statement.run, statement.round, statement.nonce, statement.client) == ("run-1", 1, "a" * 64, "clinic-0")
     assert statement.base_sha256 == digest_of(asked.tensors)
     assert statement.bundle_digest == federation.settings.bundle_digest
@@ -94,8 +94,8 @@ def test_the_same_request_gives_the_same_update_and_other_seeds_rounds_and_clien
     federation: Federation,
 ) -> None:
     first = part(federation, request(federation))
-    assert part(federation, request(federation)) == first
-    assert part(federation, request(federation, seed=1)).tensors != first.tensors
+    assert part(federation, request(federation, run="again")).tensors == first.tensors
+    assert part(federation, request(federation, run="other", seed=1)).tensors != first.tensors
     assert part(federation, request(federation, round=2)).tensors != first.tensors
 
 
@@ -120,7 +120,7 @@ def test_a_failed_training_leaves_the_shared_emulator_as_it_was(federation: Fede
     with pytest.raises(MalformedTensorsError):
         take_part(directory, request(federation, tensors=encode_tensors({"x": torch.zeros(1)})), shelf, now=NOW)
     answer = take_part(directory, request(federation), shelf, now=NOW)
-    assert answer == part(federation, request(federation))
+    assert answer.tensors == part(federation, request(federation, run="again")).tensors
 
 
 def test_sharing_an_open_emulator_spares_no_client_its_own_checks(federation: Federation) -> None:
@@ -189,7 +189,7 @@ def test_an_expired_bundle_is_refused_even_when_it_is_open(federation: Federatio
     shelf, directory = EmulatorShelf(), federation.data_owner_directories[0]
     take_part(directory, request(federation), shelf, now=NOW)
     with pytest.raises(VerificationError, match="expired"):
-        take_part(directory, request(federation), shelf, now=END + timedelta(seconds=1))
+        take_part(directory, request(federation, round=2), shelf, now=END + timedelta(seconds=1))
 
 
 @pytest.mark.parametrize(

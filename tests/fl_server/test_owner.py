@@ -24,9 +24,12 @@ from fl_server.owner import (
     write_run,
 )
 from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec
+from scaleot_core.bundle import generate_signing_key
 from scaleot_core.errors import InputError, OutputError, RunFileError
 from tests.support.private_updates import privacy_request
 from tests.support.updates import random_state
+
+OWNER = generate_signing_key()
 
 
 def settings(**changes: Any) -> OwnerRunSettings:
@@ -63,7 +66,7 @@ def record(number: int) -> RoundRecord:
 
 
 def test_a_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    write_run(tmp_path, settings(), random_state(0))
+    write_run(tmp_path, settings(), random_state(0), owner=OWNER)
     assert read_settings(tmp_path) == settings()
     adapter = read_adapter(tmp_path / INITIAL_ADAPTER_FILE)
     assert all(torch.equal(adapter[name], tensor) for name, tensor in random_state(0).items())
@@ -79,13 +82,13 @@ def test_records_and_adapter_read_back_as_they_were_saved(tmp_path: Path) -> Non
 
 def test_a_new_run_removes_the_results_of_the_one_before(tmp_path: Path) -> None:
     save_rounds(tmp_path, "run-1", random_state(1), (record(1),))
-    write_run(tmp_path, settings(), random_state(0))
+    write_run(tmp_path, settings(), random_state(0), owner=OWNER)
     assert read_rounds(tmp_path) == ()
     assert not (tmp_path / ADAPTER_FILE).exists()
 
 
 def test_every_fault_of_the_settings_is_reported_together(tmp_path: Path) -> None:
-    write_run(tmp_path, settings(), random_state(0))
+    write_run(tmp_path, settings(), random_state(0), owner=OWNER)
     values = json.loads((tmp_path / SETTINGS_FILE).read_text())
     values |= {"rounds": 0, "learning_rate": "fast", "colour": "blue"}
     (tmp_path / SETTINGS_FILE).write_text(json.dumps(values))
@@ -120,7 +123,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def test_the_number_of_clients_is_checked(tmp_path: Path) -> None:
-    write_run(tmp_path, settings(), random_state(0))
+    write_run(tmp_path, settings(), random_state(0), owner=OWNER)
     check_clients(tmp_path, 4)
     with pytest.raises(InputError, match="expects 4 clients; there are 3"):
         check_clients(tmp_path, 3)
@@ -142,7 +145,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 
 def test_an_unwritable_directory_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="missing"):
-        write_run(tmp_path / "missing", settings(), random_state(0))
+        write_run(tmp_path / "missing", settings(), random_state(0), owner=OWNER)
     write_atomically(tmp_path / "mode", b"")
     assert stat.S_ISREG((tmp_path / "mode").stat().st_mode)
 

@@ -82,14 +82,26 @@ def test_an_error_reply_is_refused_and_its_text_is_kept_nowhere(tmp_path: Path) 
     assert "Meier" not in (tmp_path / ROUNDS_FILE).read_text()
 
 
-def test_the_rounds_after_a_bad_one_take_the_client_back(tmp_path: Path) -> None:
+def test_a_client_whose_node_fails_is_asked_again_in_the_same_round(tmp_path: Path) -> None:
     seen = []
 
     def once(reply: Message) -> Message:
         seen.append(reply)
         return _errs(reply) if len(seen) == 1 else reply
 
-    conduct(set_stage(tmp_path, faults={1: once}, rounds=2))
+    conduct(set_stage(tmp_path, faults={1: once}))
+    (record,) = read_rounds(tmp_path)
+    assert (len(record.clients), record.rejected, len(seen)) == (3, (), 2)
+
+
+def test_the_rounds_after_a_bad_one_take_the_client_back(tmp_path: Path) -> None:
+    seen = []
+
+    def thrice(reply: Message) -> Message:
+        seen.append(reply)
+        return _errs(reply) if len(seen) <= 3 else reply
+
+    conduct(set_stage(tmp_path, faults={1: thrice}, rounds=2, max_attempts=3))
     assert [len(record.clients) for record in read_rounds(tmp_path)] == [2, 3]
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,23 +13,28 @@ from typing import Any
 import torch
 
 from fl_server.owner import OwnerRunSettings, write_run
+from fl_server.run_key import RunVoice
 from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter
 from scaleot_core.bundle import (
     SealedBundle,
     SigningKey,
+    VerifyingKey,
     generate_identity,
     generate_signing_key,
     issue_grant,
     save_identity,
+    save_signing_key,
     save_verifying_key,
     seal_bundle,
 )
 from scaleot_core.compression.emulator import Emulator, build_emulator, write_emulator
 from scaleot_core.compression.plan import LayerRole, plan_layers
+from scaleot_core.federation.messages import Instructions, IntroductionRequest, Payload
+from scaleot_core.federation.signing import certify_run
 from scaleot_core.shapes import TensorDict
 from tests.support.tiny_models import tiny_language_model
 
-END = datetime.now(UTC) + timedelta(days=1)
+END = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
 WORDS = ("the", "clinic", "saw", "a", "patient", "with", "mild", "pain", "and", "sent", "her", "home", "to", "rest")
 HARMONIZER_RANK = 4
 
@@ -41,11 +47,31 @@ class Federation:
     data_owners_directory: Path
     settings: OwnerRunSettings
     initial_adapter: TensorDict
+    owner_key: SigningKey
+    members: dict[str, VerifyingKey]
 
     @property
     def data_owner_directories(self) -> tuple[Path, ...]:
         count = self.settings.clients
         return tuple(self.data_owners_directory / str(number) for number in range(count))
+
+    def ask(self, statement: Instructions | IntroductionRequest, tensors: bytes = b"") -> Payload:
+        """A request as the run's server signs it; the owner certifies a server of any run and bundle."""
+        bundle = statement.bundle_digest if isinstance(statement, Instructions) else self.settings.bundle_digest
+        not_after = END + timedelta(days=1)
+        certificate = certify_run(statement.run, bundle, server_key().public, owner=self.owner_key, not_after=not_after)
+        return RunVoice(server_key(), certificate).say(statement, tensors)
+
+    def begin_again(self) -> None:
+        """Makes the same run anew, for clients that know nothing of the first."""
+        for directory in self.data_owner_directories:
+            shutil.rmtree(directory / "releases", ignore_errors=True)
+        write_run(self.owner_directory, self.settings, self.initial_adapter, owner=self.owner_key, members=self.members)
+
+
+@cache
+def server_key() -> SigningKey:
+    return generate_signing_key()
 
 
 @cache
@@ -99,10 +125,13 @@ def build_federation(root: Path, *, clients: int = 3, examples: Sequence[int] = 
     """Writes a federation below ``root``; client ``i`` is organisation ``clinic-i`` with ``examples[i]`` sentences."""
     owner_key = generate_signing_key()
     sealed = sealed_emulator(root, owner_key)
+    members = {}
     for number in range(clients):
         directory = root / "data-owners" / str(number)
         count = examples[number] if examples else 8 + number
-        write_data_owner(directory, f"clinic-{number}", sealed, owner_key, sentences(number, count))
+        members[f"clinic-{number}"] = write_data_owner(
+            directory, f"clinic-{number}", sealed, owner_key, sentences(number, count)
+        )
     spec = changes.pop("adapter", lora_spec())
     fields = {
         "run": "run-1",
@@ -124,14 +153,17 @@ def build_federation(root: Path, *, clients: int = 3, examples: Sequence[int] = 
     settings, adapter = OwnerRunSettings(**fields), initial_adapter(spec)
     owner_directory = root / "owner"
     owner_directory.mkdir()
-    write_run(owner_directory, settings, adapter)
-    return Federation(owner_directory, root / "data-owners", settings, adapter)
+    write_run(owner_directory, settings, adapter, owner=owner_key, members=members)
+    return Federation(owner_directory, root / "data-owners", settings, adapter, owner_key, members)
 
 
 def write_data_owner(
     directory: Path, organisation: str, sealed: SealedBundle, owner_key: SigningKey, texts: Sequence[str]
-) -> None:
+) -> VerifyingKey:
+    """Returns the key that the data owner's signatures are verified with."""
     directory.mkdir(parents=True)
+    signing_key = generate_signing_key()
+    save_signing_key(signing_key, directory / "signing.key")
     identity = generate_identity()
     save_identity(identity, directory / "identity.key")
     save_verifying_key(owner_key.public, directory / "owner.pub")
@@ -149,6 +181,7 @@ def write_data_owner(
         'device = "cpu"\n',
         encoding="utf-8",
     )
+    return signing_key.public
 
 
 def rewrite_data_owner(directory: Path, old: str, new: str) -> None:

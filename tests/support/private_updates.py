@@ -7,7 +7,7 @@ from typing import Any
 from fl_clients.own_ledger import create_own_ledger
 from fl_clients.policy import read_data_owner_file
 from fl_server.owner import INITIAL_ADAPTER_FILE
-from scaleot_core.federation.messages import Instructions, Payload, PrivacyRequest, digest_of, encode_statement
+from scaleot_core.federation.messages import Instructions, Payload, PrivacyRequest, digest_of
 from tests.support.federations import Federation, build_federation, rewrite_data_owner
 
 OWN_PRIVACY = """
@@ -48,6 +48,7 @@ def instructions(federation: Federation, **changes: Any) -> Payload:
     fields = {
         "run": settings.run,
         "round": 1,
+        "attempt": 1,
         "nonce": "a" * 64,
         "client": "clinic-0",
         "base_sha256": digest_of(blob),
@@ -61,4 +62,4 @@ def instructions(federation: Federation, **changes: Any) -> Payload:
         "seed": settings.seed,
         "privacy": settings.privacy,
     }
-    return Payload(encode_statement(Instructions(**{**fields, **changes})), blob)
+    return federation.ask(Instructions(**{**fields, **changes}), blob)
