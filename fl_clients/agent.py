@@ -11,6 +11,7 @@ from scaleot_core.progress import Reporter
 
 LOOK_SECONDS = 60.0
 """Between two looks for a newer version."""
+RETRY_SECONDS = 10.0
 FETCH_SECONDS = 24 * 3600.0
 """A fetch has a day; what came of it is kept anyway."""
 
@@ -32,6 +33,21 @@ def fetch_newest(membership: Membership, reporter: Reporter) -> None:
         )
     if fetched.moved_bytes:
         reporter.note(f"emulator version {fetched.version} is here: {fetched.size_bytes / 1e6:.1f} MB")
+
+
+def fetch_first(membership: Membership, reporter: Reporter) -> None:
+    """Fetches the newest version, and waits for it if the server is not there yet or has no grant yet.
+
+    Raises:
+        VerificationError, OutputError, InputError: as ``receive``.
+    """
+    while True:
+        try:
+            fetch_newest(membership, reporter)
+            return
+        except FetchError as error:
+            reporter.note(f"no emulator yet, asking again in {RETRY_SECONDS:g} s: {error}")
+            time.sleep(RETRY_SECONDS)
 
 
 def keep_fetching(membership: Membership, reporter: Reporter) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from fl_clients.agent import fetch_newest, keep_fetching
+from fl_clients.agent import fetch_first, keep_fetching
 from fl_clients.membership import Membership, make_secret, read_membership
 from scaleot_core.hardening import harden_process, write_guarded_command
 from scaleot_core.progress import LogReporter, Reporter
@@ -31,12 +31,11 @@ def join(home: Path, reporter: Reporter) -> int:
     Raises:
         InputError: the home cannot take part, or another process takes part with it.
         VerificationError: what the server gives out is not what the owner signed.
-        FetchError: the server gives nothing, or refuses.
     """
     membership = read_membership(home)
     with sole_process(membership.state / "lock"):
         make_secret(membership)
-        fetch_newest(membership, reporter)
+        fetch_first(membership, reporter)
         reporter.note(f"{membership.own.organisation} takes part at {membership.fleet}")
         command = (_script("scaleot"), "join", str(membership.home), "--part")
         parts = [

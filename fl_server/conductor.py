@@ -6,11 +6,12 @@ submitted again goes on at the round where the one before it ended.
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from fl_server.deployment import Deployment
-from fl_server.grants import grant_files, issue_grants
+from fl_server.grants import grant_to_members
 from fl_server.node_keys import approved_nodes
 from fl_server.registry import Registry
 from fl_server.run_status import read_status
@@ -61,27 +62,29 @@ class _Conductor:
 
     def run(self) -> None:
         while not (status := read_status(self.deployment.run)).is_finished:
-            self._let_in()
-            run_id = self._current_run()
-            if run_id is None or self._has_ended(run_id):
-                self._submit(run_id, len(status.history))
+            self._check_progress()
+            try:
+                self._step(len(status.history))
+            except EngineError as error:  # the SuperLink is being started again: it is asked again later
+                self.reporter.note(str(error))
             time.sleep(POLL_SECONDS)
         self._let_end()
         self.reporter.note(f"all {status.rounds} rounds are done")
 
+    def _step(self, done: int) -> None:
+        self._let_in()
+        run_id = self._current_run()
+        if run_id is None or self.superlink.status(run_id).startswith("finished"):
+            self._submit(run_id, done)
+
     def _let_end(self) -> None:
         """Gives the ServerApp the time to deliver the last receipts."""
         run_id, deadline = self._current_run(), time.monotonic() + RECEIPTS_SECONDS
-        while run_id is not None and not self._has_ended(run_id) and time.monotonic() < deadline:
+        while run_id is not None and time.monotonic() < deadline:
+            with suppress(EngineError):
+                if self.superlink.status(run_id).startswith("finished"):
+                    return
             time.sleep(POLL_SECONDS)
-
-    def _has_ended(self, run_id: str) -> bool:
-        """Whether Flower runs it no more; a SuperLink that does not answer just now is asked again later."""
-        try:
-            return self.superlink.status(run_id).startswith("finished")
-        except EngineError as error:
-            self.reporter.note(str(error))
-            return False
 
     def _let_in(self) -> None:
         """Registers nodes that were approved since the last look, and grants their organisations the emulator.
@@ -96,9 +99,7 @@ class _Conductor:
                 self.superlink.register(file)
                 self._registered[name] = public_key
                 self.reporter.note(f"node of {name} registered")
-        if set(approved) != {name for name, _ in grant_files(self.deployment.home)}:
-            members = self.registry.members()
-            issue_grants(self.deployment.home, {one.name: one.recipient for one in members if one.name in approved})
+        grant_to_members(self.deployment.home, self.registry)
 
     def _current_run(self) -> str | None:
         try:
@@ -107,12 +108,15 @@ class _Conductor:
             return None
 
     def _submit(self, ended: str | None, done: int) -> None:
-        self._fruitless = 0 if done > self._rounds_before else self._fruitless + 1
+        if ended is not None:
+            self._fruitless = 0 if done > self._rounds_before else self._fruitless + 1
         self._rounds_before = done
-        if self._fruitless >= MAX_FRUITLESS_RUNS and ended is not None:
-            said = tail(self.superlink.log(ended), LOG_LINES)
-            raise EngineError(f"{self._fruitless} runs in a row ended without a new round; the last one said:\n{said}")
         run_id = self.superlink.submit(self.app)
         content = json.dumps({"run-id": run_id}).encode()
         replace_file(self.deployment.state / RUN_FILE, content, mode=0o600)
         self.reporter.note(f"run {run_id} submitted, {done} rounds are done")
+
+    def _check_progress(self) -> None:
+        if self._fruitless >= MAX_FRUITLESS_RUNS:
+            said = tail(self.superlink.log(self._current_run() or ""), LOG_LINES)
+            raise EngineError(f"{self._fruitless} runs in a row ended without a new round; the last one said:\n{said}")

@@ -26,6 +26,9 @@ from scaleot_core.run_file import ServeSection
 
 OWNER_FILE = "owner.toml"
 SECRET_BYTES = 32
+STATE_DIRECTORY = "superlink"
+SEEN_FILE = "seen.json"
+"""When each organisation's node was last heard of, in seconds since 1970."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -45,7 +48,7 @@ class Deployment:
     @property
     def state(self) -> Path:
         """Everything that the running processes keep."""
-        return self.home / "superlink"
+        return self.home / STATE_DIRECTORY
 
     @property
     def run(self) -> Path:

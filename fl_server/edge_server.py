@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from fl_server.deployment import Deployment
+from fl_server.deployment import SEEN_FILE, Deployment
 from fl_server.edge import UPSTREAM_SECONDS, Edge, Gate, RateLimit
 from fl_server.node_keys import ApprovedNodes
 from scaleot_core.bundle.files import replace_file
@@ -23,7 +23,6 @@ KEEP_ALIVE_SECONDS = 30
 DRAIN_SECONDS = 10
 LOOK_SECONDS = 5.0
 """Between two looks at the certificates' files and two writings of who was heard of."""
-SEEN_FILE = "seen.json"
 MIB = 1024 * 1024
 
 

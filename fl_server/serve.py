@@ -35,13 +35,16 @@ def serve(home: Path, reporter: Reporter, *, is_new_run: bool) -> int:
     Raises:
         InputError: the home cannot be served, a port is taken, or another process serves this home.
     """
+    from fl_server.grants import grant_to_members
     from fl_server.new_run import begin_run, continue_run
+    from fl_server.registry import Registry
 
     deployment = read_deployment(home)
     with sole_process(deployment.state / "lock"):
         check_ports(deployment.fleet, deployment.distribution, deployment.superlink)
         make_secret(deployment)
         (begin_run if is_new_run else continue_run)(deployment.home, reporter)
+        grant_to_members(deployment.home, Registry(deployment.registry))
         reporter.note(f"fleet {deployment.fleet}, distribution {deployment.distribution}")
         command = (script("scaleot"), "serve", str(deployment.home), "--part")
         parts = [

@@ -57,3 +57,40 @@ def plug_in(
     else:
         print_table(report, Console())
     typer.echo(f"saved in {destination}", err=True)
+
+
+def status(
+    home: HomeArgument,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds, until interrupted.")] = False,
+    page: Annotated[
+        int | None, typer.Option("--page", metavar="PORT", min=1, max=65_535, help="Serve it as a page on loopback.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show who is enrolled, online and training, the rounds' losses, and whom the round waits for and why."""
+    import time
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from fl_server.federation_status import read_federation_status, to_json
+    from fl_server.status_table import print_status, status_view
+
+    if page is not None:
+        from fl_server.status_page import serve_page
+
+        typer.echo(f"http://127.0.0.1:{page}/", err=True)
+        serve_page(home, page)
+        return
+    found = read_federation_status(home, now=datetime.now(UTC))
+    if as_json:
+        typer.echo(to_json(found))
+    elif not watch:
+        print_status(found, Console())
+    else:
+        with Live(status_view(found), refresh_per_second=2) as live:
+            while True:
+                time.sleep(2.0)
+                live.update(status_view(read_federation_status(home, now=datetime.now(UTC))))
