@@ -20,7 +20,7 @@ from scaleot_core.address import Address, parse_address
 from scaleot_core.bundle.files import write_new_file
 from scaleot_core.bundle.key_files import read_private_file
 from scaleot_core.bundle.tls_files import TlsFiles, read_tls_files
-from scaleot_core.config import read_run_file
+from scaleot_core.config import read_run_file_elsewhere
 from scaleot_core.errors import InputError
 from scaleot_core.run_file import ServeSection
 
@@ -98,7 +98,7 @@ def read_deployment(home: Path) -> Deployment:
             f"{home} is no model owner's home: expected {OWNER_FILE} in it. scaleot keygen makes a home; the run file "
             "is yours to put there"
         )
-    settings = read_run_file(home / OWNER_FILE, []).serve
+    settings = read_run_file_elsewhere(home / OWNER_FILE).serve
     tls = OwnerHome(home).server_tls
     deployment = Deployment(home, settings, tls)
     Registry(deployment.registry)

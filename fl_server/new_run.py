@@ -9,7 +9,7 @@ from fl_server.owner_home import OwnerHome
 from fl_server.run_settings import run_settings
 from fl_server.sealed_versions import read_sealed
 from scaleot_core.bundle import load_signing_key
-from scaleot_core.config import read_run_file
+from scaleot_core.config import read_run_file_elsewhere
 from scaleot_core.errors import InputError
 from scaleot_core.progress import Reporter
 
@@ -44,7 +44,7 @@ def begin_run(home: Path, reporter: Reporter) -> None:
         OutputError: the home cannot be written.
     """
     owner_home = OwnerHome(home)
-    run, sealed = read_run_file(home / OWNER_FILE, []), read_sealed(home)
+    run, sealed = read_run_file_elsewhere(home / OWNER_FILE), read_sealed(home)
     directory = home / RUN_DIRECTORY
     if has_run(directory):
         past = home / PAST_RUNS_DIRECTORY

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from scaleot_core.config import read_run_file, to_toml
+from scaleot_core.config import read_run_file, read_run_file_elsewhere, to_toml
 from scaleot_core.errors import RunFileError
 from scaleot_core.run_file import AdapterSection, FederationSection, RunFile
 
@@ -268,3 +268,17 @@ def test_a_run_file_that_cannot_be_read_or_is_no_toml_is_one_clear_fault(tmp_pat
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     [fault] = faults_of(tmp_path / "binary.toml")
     assert fault.startswith("it is no TOML")
+
+
+def test_a_server_reads_the_file_whose_model_and_texts_it_must_not_see(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.toml", '[model]\nsource = "vault/model"\n[data]\ntest = "vault/test.jsonl"')
+    assert len(faults_of(path)) == 2
+    run = read_run_file_elsewhere(path)
+    assert (run.model.source, run.data.test) == (str(tmp_path / "vault/model"), str(tmp_path / "vault/test.jsonl"))
+
+
+def test_whatever_else_is_wrong_the_server_refuses_as_everybody(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.toml", '[model]\nsource = "vault/model"\n[federation]\nrounds = 0\nround = 3')
+    with pytest.raises(RunFileError) as caught:
+        read_run_file_elsewhere(path)
+    assert len(caught.value.faults) == 2
