@@ -286,7 +286,8 @@ def _check_is_new(members: Mapping[str, Member], entry: Approved) -> None:
     for member in members.values():
         if member.name.casefold() == entry.organisation.casefold():
             raise BrokenLineError(
-                f"the name {entry.organisation} is taken, by {member.name}, and no name is used again"
+                f"the name {entry.organisation} is taken, by {member.name}, and no name is used again; if only its "
+                "admission was lost, `scaleot org renew` writes another"
             )
         if (
             not set(member.verifying_key.key_ids).isdisjoint(entry.verifying_key.key_ids)

@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import os
 import re
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scaleot_core.cli import run
+from scaleot_core.cli import GROUPS, VERBS_GROUP, run
 from scaleot_core.config import read_run_file
 from scaleot_core.errors import AssetError, BudgetExhaustedError, DataError, LedgerError, VerificationError
 from scaleot_core.run_file import RunFile
@@ -105,6 +106,28 @@ def test_nothing_asked_shows_the_verbs_and_is_a_wrong_usage(capsys: pytest.Captu
     assert run([], VERBS) == 2
     captured = capsys.readouterr()
     assert "gets-bad-input" in captured.out + captured.err
+
+
+def test_a_dot_in_a_verbs_name_makes_a_group_that_verbs_of_both_sides_share(capsys: pytest.CaptureFixture[str]) -> None:
+    grouped = [
+        EntryPoint("org.list", f"{__name__}:succeeds", "scaleot.verbs"),
+        EntryPoint("org.revoke", f"{__name__}:gets_bad_input", "scaleot.verbs"),
+    ]
+    assert run(["org", "list"], [*VERBS, *grouped]) == 0
+    assert capsys.readouterr() == ("a result\n", "")
+    assert run(["org", "revoke"], grouped) == 2
+    assert "no text" in capsys.readouterr().err
+    assert run(["org"], grouped) == 2
+    captured = capsys.readouterr()
+    assert "revoke" in captured.out + captured.err
+    assert run(["list"], grouped) == 2
+
+
+def test_every_group_of_the_installed_verbs_says_what_it_is_about() -> None:
+    names = {
+        verb.name.partition(".")[0] for verb in importlib.metadata.entry_points(group=VERBS_GROUP) if "." in verb.name
+    }
+    assert names == set(GROUPS)
 
 
 def test_check_prints_the_run_file_as_it_is_understood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from scaleot_core.bundle.files import new_directory, write_new_file
-from scaleot_core.errors import OutputError
+from scaleot_core.bundle.files import new_directory, read_small_file, write_new_file
+from scaleot_core.errors import InputError, OutputError
 
 
 def test_a_directory_appears_only_when_its_block_has_ended_well(tmp_path: Path) -> None:
@@ -48,3 +48,12 @@ def test_a_new_file_never_replaces_another(tmp_path: Path) -> None:
         write_new_file(path, b"second", mode=0o600)
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_small_file_is_read_to_one_byte_over_its_limit_and_nothing_else_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_small_file(tmp_path / "file", 5) == b"12345"
+    assert read_small_file(tmp_path / "file", 3) == b"1234"
+    for path, fault in ((tmp_path / "none", "No such file"), (tmp_path, "not a regular file")):
+        with pytest.raises(InputError, match=f"{path} cannot be read: {fault}"):
+            read_small_file(path, 5)
