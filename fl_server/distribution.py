@@ -4,7 +4,7 @@ What is served is ciphertext, worth nothing without a grant, and nothing here ca
 organisation that its certificate names: it gets no other's grant, and ``is_allowed`` is asked at every request, so that
 a revoked one is cut off within one range. Requests hold digests and names, looked up in an index and nowhere else.
 
-Memory is bounded: a stream holds one piece of 1 MiB, and the next is read when HTTP/2's flow control has taken it. A
+Memory is bounded: a stream holds one piece of 256 KiB, and the next is read when HTTP/2's flow control has taken it. A
 client that stops reading holds one of its few streams until the deadline that every request must have.
 """
 
@@ -27,7 +27,6 @@ from scaleot_core.bundle.distribution import (
     GRANT_METHOD,
     MANIFEST_METHOD,
     MAX_DEADLINE_SECONDS,
-    MAX_PIECE_BYTES,
     MAX_REQUEST_BYTES,
     NEWEST,
     RANGE_METHOD,
@@ -47,6 +46,8 @@ from scaleot_core.errors import InputError, VerificationError
 LOOPBACK_ORGANISATION = "loopback, without TLS"
 """Whom ``is_allowed`` is asked about where there are no certificates."""
 DRAIN_SECONDS = 10.0
+PIECE_BYTES = 256 * 1024
+"""Of one message of a reply, of which a stream holds about three; larger ones are no faster."""
 
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a share of the clients
@@ -54,6 +55,8 @@ _OPTIONS = (
     ("grpc.server_handshake_timeout_ms", 20_000),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.bdp_probe", 0),  # requests are tiny: no connection needs room to receive more
+    ("grpc.http2.lookahead_bytes", 64 * 1024),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
 )
 _ORGANISATION: TypeAdapter[str] = TypeAdapter(Organisation)
@@ -231,14 +234,14 @@ class _Service:
 def _whole(content: bytes | None, fault: str, context: _Context) -> Iterator[bytes]:
     if content is None:
         _refuse(context, grpc.StatusCode.NOT_FOUND, fault)
-    return (content[start : start + MAX_PIECE_BYTES] for start in range(0, len(content), MAX_PIECE_BYTES))
+    return (content[start : start + PIECE_BYTES] for start in range(0, len(content), PIECE_BYTES))
 
 
 def _pieces(path: Path, start: int, length: int) -> Iterator[bytes]:
     """Yields a range of a file; raises ``OSError`` if the file is not there or ends before the range does."""
     with open_regular_file(path, flags=os.O_NOFOLLOW) as file:
-        for position in range(start, start + length, MAX_PIECE_BYTES):
-            size = min(MAX_PIECE_BYTES, start + length - position)
+        for position in range(start, start + length, PIECE_BYTES):
+            size = min(PIECE_BYTES, start + length - position)
             piece = os.pread(file.fileno(), size, position)
             if len(piece) != size:
                 raise OSError(errno.EIO, "the file was cut", str(path))

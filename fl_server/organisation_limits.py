@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What a distribution service gives at once; each stream costs a thread and about 3 MiB."""
+    """What a distribution service gives at once; each stream costs a thread and about 1 MiB."""
 
-    streams: int = 32
+    streams: int = 16
     """Of all organisations together."""
     streams_per_organisation: int = 8
     requests_per_second: float = 50.0

@@ -115,36 +115,31 @@ def seal_version(
         reporter.note(f"sealing version {number}")
         with new_directory(directory) as building:
             building.chmod(0o700)
-            sealed, not_after = _seal(made.emulator, building, owner, number, lifetime)
+            record = _seal(made, building, owner, version=number, lifetime=lifetime, adapter=spec, run=run)
             write_synced(building / INITIAL_ADAPTER_FILE, encode_tensors(initial), mode=0o600)
             write_synced(building / RUN_FILE, to_toml(run).encode(), mode=0o600)
             if made.importance is not None:
                 save_importance(made.importance, building / IMPORTANCE_DIRECTORY)
             if run.model_privacy.disclosure_record:
-                left = DisclosedEmulator(sealed.digest, datetime.now(UTC).date(), made.emulator.plan)
+                left = DisclosedEmulator(record.digest, datetime.now(UTC).date(), made.emulator.plan)
                 record_disclosure(Path(run.model_privacy.disclosure_record), full.digest, left)
-            record = SealedRecord(
-                version=number,
-                bundle_id=sealed.bundle_id,
-                digest=sealed.digest,
-                size_bytes=sealed.size_bytes,
-                not_after=not_after,
-                builder=run.emulator.builder,
-                emulator=made.described,
-                adapter=spec,
-                layers=made.emulator.plan.to_json(),
-            )
-            write_record(building, record)
     return read_sealed(home, number)
 
 
 def _seal(
-    emulator: Emulator, building: Path, owner: SigningKey, version: int, lifetime: timedelta
-) -> tuple[SealedBundle, datetime]:
-    """Seals the emulator of a version that is being made, keeps its data key, and returns it with its end."""
+    made: Compressed,
+    building: Path,
+    owner: SigningKey,
+    *,
+    version: int,
+    lifetime: timedelta,
+    adapter: AdapterSpec,
+    run: RunFile,
+) -> SealedRecord:
+    """Seals the emulator of a version that is being made, and writes its data key and its record."""
     not_after = (datetime.now(UTC) + lifetime).replace(microsecond=0)
     sealed = seal_emulator(
-        emulator,
+        made.emulator,
         building / BUNDLE_DIRECTORY,
         owner=owner,
         version=version,
@@ -152,4 +147,16 @@ def _seal(
         plain_in=building.parent,
     )
     save_data_key(sealed.data_key, building / DATA_KEY_FILE)
-    return sealed, not_after
+    record = SealedRecord(
+        version=version,
+        bundle_id=sealed.bundle_id,
+        digest=sealed.digest,
+        size_bytes=sealed.size_bytes,
+        not_after=not_after,
+        builder=run.emulator.builder,
+        emulator=made.described,
+        adapter=adapter,
+        layers=made.emulator.plan.to_json(),
+    )
+    write_record(building, record)
+    return record

@@ -15,7 +15,8 @@ A data owner, each step refusing with ``VerificationError`` what it should not b
         read_emulator(opened.files, device=device)                        # plaintext, in sealed memory only
 
 ``FORMAT.md`` beside this file specifies every byte; ``keys`` and ``key_files`` hold the keys.
-Over a network: ``distribution`` is the wire format of a service of sealed bundles, ``tls_files`` what both ends need.
+Over a network: ``repository`` is what a model owner publishes, so that nobody is shown an older bundle for the newest;
+``distribution`` is the wire format of a service of it, ``tls_files`` what both ends need; ``PERFORMANCE.md``: figures.
 """
 
 from scaleot_core.bundle.grant import issue_grant, verify_grant

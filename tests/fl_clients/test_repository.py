@@ -1,6 +1,7 @@
 """A data owner's view of a repository: what it keeps, what it refuses, and what a hostile source cannot make it ask."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from scaleot_core.bundle.repository import TARGET, Role, target_file
 from scaleot_core.errors import FetchError, InputError, OutputError, SourceInterruptedError, VerificationError
 from tests.support.kills import no_file_larger_than
 from tests.support.owner_homes import new_data_owner_home, new_owner_home, now, publish_small_version
+
+GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 class Two:
@@ -197,3 +200,11 @@ def test_a_delegation_is_not_followed(two: Two) -> None:
     with pytest.raises(VerificationError, match=r"\[repository\.empty\]"):
         two.refresh(source)
     assert not any("thief" in name for name in source.asked)
+
+
+def test_a_mark_of_format_1_is_believed_for_ever(two: Two) -> None:
+    mark = two.home / "repository" / "newest.json"
+    mark.parent.mkdir()
+    shutil.copy(GOLDEN / "newest-1" / "newest.json", mark)
+    with pytest.raises(VerificationError, match=r"expected version 7 .*got version 1 .*\[repository\.rollback\]"):
+        two.refresh()

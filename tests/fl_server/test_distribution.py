@@ -10,13 +10,13 @@ import grpc
 import pytest
 
 from fl_server.bundle_index import index_bundles
-from fl_server.distribution import LOOPBACK_ORGANISATION, serve_bundles, serve_bundles_without_tls
+from fl_server.distribution import LOOPBACK_ORGANISATION, PIECE_BYTES, serve_bundles, serve_bundles_without_tls
 from fl_server.grants import issue_grants
 from fl_server.organisation_limits import DEFAULT_LIMITS, Limits, OrganisationLimits
 from fl_server.published_index import published_index
 from scaleot_core.bundle import generate_identity, seal_bundle
 from scaleot_core.bundle.canonical import Json, canonical_json
-from scaleot_core.bundle.distribution import SERVICE
+from scaleot_core.bundle.distribution import MAX_PIECE_BYTES, SERVICE
 from scaleot_core.bundle.manifest import BLOCK_BYTES, MANIFEST_FILE, OBJECTS_DIRECTORY
 from scaleot_core.bundle.tls_files import TlsFiles
 from scaleot_core.errors import InputError, VerificationError
@@ -108,7 +108,7 @@ def test_a_range_is_exactly_the_bytes_of_the_object(
 
 def test_no_message_of_a_reply_is_over_1_mib(asking: Client, emulator: str) -> None:
     request = canonical_json({"length": BLOCK_BYTES, "object": emulator, "start": 0})
-    assert max(len(piece) for piece in asking.call("Range", request)) == 1 << 20
+    assert max(len(piece) for piece in asking.call("Range", request)) == PIECE_BYTES <= MAX_PIECE_BYTES
 
 
 NO_DIGESTS = ["", "newer", "../../etc/passwd", "A" * 64, "a" * 63, "a" * 64 + "\n", "/" + "a" * 63, "..%2f", 7, None]
