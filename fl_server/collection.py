@@ -131,9 +131,10 @@ class Collection:
         self._waiting.setdefault(client, []).append(_Waiting(request, assignment, expected, tuple(receipts)))
 
     def _assignment(self, client: str) -> Assignment:
-        """Returns the request that an earlier life has not heard of again, or writes down a new one."""
+        """Returns the last request if no node has it, an earlier life's too, or writes down a new one."""
         last = self.round.assignment(client, self.round.attempts(client))
-        if not self._waiting.get(client) and not self.round.is_answered(last):
+        is_under_way = any(waiting.assignment == last for waiting in self._waiting.get(client, ()))
+        if not is_under_way and not self.round.is_answered(last):
             return last
         assignment = new_assignment(self.round, client)
         self.round = self.server.store.save(self.round.assign(assignment), clients=[client])
@@ -150,7 +151,8 @@ class Collection:
         except UpdateRejectedError as error:  # not the client's own word
             answer = _refusal(waiting.assignment, error, size_bytes=payload.size_bytes if payload else 0)
         else:
-            self.server.store.confirm_receipts(waiting.assignment.client, waiting.receipts)
+            if waiting.receipts:
+                self.server.store.confirm_receipts(waiting.assignment.client, waiting.receipts)
             answer = self._judge(waiting, payload, said)
         self._waiting[waiting.assignment.client].remove(waiting)
         self._note(answer)

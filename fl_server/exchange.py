@@ -10,7 +10,8 @@ from fl_server.wire import from_records, to_records
 from scaleot_core.errors import MalformedStatementError, Reason, UpdateRejectedError
 from scaleot_core.federation.messages import Payload
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
+"""Each look costs a request for every node that is waited for."""
 REPLY_GRACE_SECONDS = 60.0
 """A message outlives its deadline by this, so that the last look after the deadline still finds the reply."""
 
@@ -48,10 +49,10 @@ class Exchange:
 
     def drop_late_replies(self) -> tuple[Request, ...]:
         """Drops the replies that nobody waits for any more, and returns the requests of those that have come."""
-        late = [
-            self._given_up.pop(message.metadata.reply_to_message_id, None) for message in self._pull(self._given_up)
-        ]
-        return tuple(request for request in late if request is not None)
+        late = [request for request in self._given_up.values() if self._pull(request.message_id)]
+        for request in late:
+            del self._given_up[request.message_id]
+        return tuple(late)
 
     def busy_nodes(self) -> frozenset[int]:
         """Returns the nodes that still owe a reply that nobody waits for."""
@@ -79,7 +80,7 @@ class Exchange:
         if not request.message_id:
             raise _rejected(request, Reason.TIMEOUT, "a node that takes the request", "a node that is gone")
         started = self.clock()
-        replies = self._pull([request.message_id])
+        replies = self._pull(request.message_id)
         self.waited_seconds += self.clock() - started  # on the in-process grid that is when the client works
         for message in replies:
             if message.metadata.reply_to_message_id == request.message_id:
@@ -91,8 +92,8 @@ class Exchange:
         if request.message_id:
             self._given_up[request.message_id] = request
 
-    def _pull(self, message_ids: "list[str] | dict[str, Request]") -> list[Message]:
-        return list(self._grid.pull_messages(list(message_ids))) if message_ids else []
+    def _pull(self, message_id: str) -> list[Message]:
+        return list(self._grid.pull_messages([message_id]))
 
 
 def _payload(message: Message, request: Request) -> Payload:

@@ -8,6 +8,7 @@
 ``members.json``                in      the organisations' public keys, where no registry has them
 ``rounds.db``, ``blobs/``       state   ``round_store``: the one truth of what happened
 ``quarantine/``                 state   refused updates, for people to look at
+``rounds.lock``                 state   held by the one process that works here
 ``adapter.safetensors``         out     the adapter after the last round that ended, the same names and shapes
 ``adapter-<round>.safetensors`` out     the adapter after each round
 ``rounds.json``                 out     ``RoundsFile``: one record for each round, the failed one too
@@ -29,6 +30,7 @@ from safetensors.torch import load_file
 from fl_server.blob_store import BLOBS_DIRECTORY, QUARANTINE_DIRECTORY
 from fl_server.membership import MEMBERS_FILE, encode_members
 from fl_server.run_key import write_run_key
+from fl_server.run_lock import locked_run
 from scaleot_core.adapters.adapter import AdapterSpec
 from scaleot_core.bundle import SigningKey, VerifyingKey
 from scaleot_core.bundle.canonical import Sha256
@@ -208,17 +210,19 @@ def write_run(
     ``settings.registry`` knows them.
 
     Raises:
+        InputError: a server conducts the earlier run.
         OutputError: the directory cannot be written.
     """
-    _remove_run(directory)
-    write_atomically(directory / INITIAL_ADAPTER_FILE, encode_tensors(initial_adapter))
-    if members is not None:
-        write_atomically(directory / MEMBERS_FILE, encode_members(members, max_examples=settings.max_examples))
-    try:
-        write_run_key(directory, settings.run, settings.bundle_digest, owner=owner, now=datetime.now(UTC))
-    except OSError as error:
-        raise OutputError(f"the run's key in {directory} cannot be written: {error}") from error
-    write_atomically(directory / SETTINGS_FILE, settings.model_dump_json(indent=2).encode())
+    with locked_run(directory):
+        _remove_run(directory)
+        write_atomically(directory / INITIAL_ADAPTER_FILE, encode_tensors(initial_adapter))
+        if members is not None:
+            write_atomically(directory / MEMBERS_FILE, encode_members(members, max_examples=settings.max_examples))
+        try:
+            write_run_key(directory, settings.run, settings.bundle_digest, owner=owner, now=datetime.now(UTC))
+        except OSError as error:
+            raise OutputError(f"the run's key in {directory} cannot be written: {error}") from error
+        write_atomically(directory / SETTINGS_FILE, settings.model_dump_json(indent=2).encode())
 
 
 def has_run(directory: Path) -> bool:

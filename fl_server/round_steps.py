@@ -1,6 +1,9 @@
 """One round from where it stands to its end: collect, close, aggregate, commit. Each is durable before the next."""
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 from fl_server.aggregation import Aggregation, is_finite
 from fl_server.audit_trail import publish_events
@@ -11,7 +14,7 @@ from fl_server.reception import stated_update
 from fl_server.round_state import Round, RoundState
 from fl_server.server import Server
 from fl_server.suspension import suspended
-from scaleot_core.errors import Reason, RoundFailedError, UpdateRejectedError
+from scaleot_core.errors import OutputError, Reason, RoundFailedError, UpdateRejectedError
 from scaleot_core.federation.robust import check_clients
 from scaleot_core.federation.rules import Aggregation as Rule
 from scaleot_core.federation.validation import encode_tensors
@@ -41,18 +44,19 @@ class RoundSteps:
         return self._round
 
     def _collect(self) -> None:
-        server = self._server
-        deadline = server.exchange.clock() + server.settings.round_deadline_seconds
-        collection = Collection(server, self._round, server.adapter(self._round.base_sha256), deadline)
+        server, seconds = self._server, self._server.settings.round_deadline_seconds
+        self._check_room()
+        begun = replace(self._round, deadline=datetime.now(UTC) + timedelta(seconds=seconds))
+        begun, base = server.store.save(begun), server.adapter(begun.base_sha256)
+        collection = Collection(server, begun, base, server.exchange.clock() + seconds)
         collected = collection.collect()
-        self._bytes_down = collection.bytes_down
+        self._round, self._bytes_down = collection.round, collection.bytes_down
         for client in collected.accepted:
             if not server.membership.is_active(client, collected.number):
                 collected = collected.refuse(client, Reason.REVOKED, "revoked while the round was open")
         try:
             self._check_there_are_enough(collected)
         except RoundFailedError as error:
-            self._round = server.store.newest() or self._round  # silence is written down when a round closes
             server.store.save(self._round, record=self._record(collected, failure=str(error)))
             return
         closed = {"round": collected.number, "accepted": list(collected.accepted)}
@@ -62,6 +66,16 @@ class RoundSteps:
             record=self._record(collected),
             events=[("round.closed", closed)],
         )
+
+    def _check_room(self) -> None:
+        """Checks that the disk has room for twice what may come, before anybody has worked for nothing."""
+        server = self._server
+        needed = 2 * len(self._round.cohort) * server.schema.data_bytes
+        if (free := shutil.disk_usage(server.directory).free) < needed:
+            raise OutputError(
+                f"{server.directory}: the updates of round {self._round.number} need up to {needed} bytes, and {free} "
+                "are free. Nothing was asked yet: make room and start the server again"
+            )
 
     def _check_there_are_enough(self, collected: Round) -> None:
         settings, there = self._server.settings, len(collected.accepted)

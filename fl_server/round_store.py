@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from fl_server.blob_store import QUARANTINE_DIRECTORY, BlobStore
 from fl_server.owner import RoundRecord
 from fl_server.round_state import HARD_REASONS, Round
 from fl_server.round_tables import FORMAT, SCHEMA, read_round, write_clients, write_round
+from fl_server.run_lock import locked_run
 from scaleot_core.errors import InputError, OutputError, StoreError
 
-DATABASE_FILE, LOCK_FILE = "rounds.db", "rounds.lock"
+DATABASE_FILE = "rounds.db"
 BUSY_SECONDS = 10.0
 
 
@@ -198,24 +197,12 @@ def open_round_store(directory: Path, run: str) -> Iterator[RoundStore]:
         OutputError: the directory cannot be written.
         StoreError: the database is damaged, or of a format that this version does not know.
     """
-    lock = FileLock(directory / LOCK_FILE, timeout=0, mode=0o600)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"another process conducts the rounds in {directory}: it holds {LOCK_FILE}. End it first, or wait"
-        ) from error
-    except OSError as error:
-        raise OutputError(f"{directory / LOCK_FILE} cannot be written: {error}") from error
-    try:
-        with closing(_connect(directory)) as connection:
-            epoch = _begin(connection, directory, run)
-            store = RoundStore(directory, connection, epoch)
-            _sweep(directory)
-            store.keep_needed_blobs()
-            yield store
-    finally:
-        lock.release()
+    with locked_run(directory), closing(_connect(directory)) as connection:
+        epoch = _begin(connection, directory, run)
+        store = RoundStore(directory, connection, epoch)
+        _sweep(directory)
+        store.keep_needed_blobs()
+        yield store
 
 
 def _sweep(directory: Path) -> None:

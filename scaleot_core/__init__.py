@@ -28,7 +28,8 @@ or, under differential privacy, lets out a release alone, which its ledger is ch
     task = LocalTask(attached, examples, pad_token_id=0, way=mechanism.choose_way(...))
     update = mechanism.release(task, secret=SecretSource(), charge=charge, ...)    # privacy; see its README.md
 
-The server validates every update before it averages (``federation``), and the model owner plugs the average into the
+The server believes an update that its organisation has signed for this very request, validates it before it averages
+(``federation``), and the model owner plugs the average into the
 full model, each tensor by its original layer index::
 
     with plugged_in(full.model, full.layout, spec, adapter) as tuned:              # adapters.plug_in

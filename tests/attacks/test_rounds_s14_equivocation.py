@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flwr.app import Message
 
-from fl_server.audit_log import create_audit_log, read_events
+from fl_server.audit_log import AuditLog, create_audit_log
 from fl_server.owner import read_rounds
 from fl_server.round_store import open_round_store
 from fl_server.rounds import conduct_rounds
@@ -51,7 +51,7 @@ def test_s14_two_different_updates_are_both_refused_and_the_audit_log_has_both_s
     (record,) = read_rounds(directory)
     assert record.clients == ("clinic-0", "clinic-2")
     assert [(who.client, who.reason) for who in record.rejected] == [(CLIENT, Reason.EQUIVOCATION)]
-    events = [line.entry for line in read_events(tmp_path / "audit.jsonl")]
+    events = [line.entry for line in AuditLog(tmp_path / "audit.jsonl").events()]
     (event,) = [entry for entry in events if entry.type == "update.equivocation"]
     statements = [
         open_signed(b64decode(envelope), UpdateStatement, key_of(CLIENT).public) for envelope in event.body["envelopes"]

@@ -1,5 +1,6 @@
 """What a round does with slow, missing and hostile clients, what it tells them, and how it goes on."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,18 @@ from flwr.app.message import make_message
 
 from fl_server.canary import Canary
 from fl_server.exchange import Exchange
-from fl_server.owner import ADAPTER_FILE, INITIAL_ADAPTER_FILE, read_adapter, read_rounds
+from fl_server.owner import ADAPTER_FILE, INITIAL_ADAPTER_FILE, read_adapter, read_rounds, write_run
 from fl_server.round_store import open_round_store
 from fl_server.rounds import conduct_rounds
 from fl_server.run_key import read_run_voice
 from fl_server.run_status import WAITING, read_status
 from fl_server.suspension import reinstate, suspended
-from scaleot_core.errors import InputError, Reason, RoundFailedError
+from scaleot_core.errors import InputError, OutputError, Reason, RoundFailedError
 from scaleot_core.federation.messages import Receipt
 from scaleot_core.federation.signing import open_signed
 from scaleot_core.progress import SilentReporter
 from scaleot_core.shapes import TensorDict
-from tests.support.grids import Stage, respoken, set_stage, stage_again
+from tests.support.grids import Stage, owner_key, respoken, set_stage, stage_again
 from tests.support.updates import SHAPES
 
 
@@ -195,3 +196,47 @@ def test_the_status_says_where_the_run_stands(tmp_path: Path) -> None:
     after = read_status(tmp_path)
     assert after.is_finished and [one.train_loss for one in after.history] == [1.0, 1.0]
     assert after.history[1].refused == {"clinic-1": "E_NORM"}
+
+
+def test_f06_a_round_that_the_disk_has_no_room_for_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = set_stage(tmp_path, faults=dict.fromkeys(range(3), fails))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(OutputError, match="make room"):
+        conduct(stage)
+    monkeypatch.undo()
+    conduct(stage_again(stage))
+    assert len(read_rounds(tmp_path)[0].clients) == 3
+
+
+def test_a_run_that_a_server_conducts_is_not_made_anew(tmp_path: Path) -> None:
+    stage = set_stage(tmp_path)
+
+    def make_anew(reply: Message) -> Message:
+        with pytest.raises(InputError, match=r"rounds\.lock"):
+            write_run(tmp_path, stage.settings, stage.initial_adapter, owner=owner_key())
+        return reply
+
+    stage.grid._faults[2] = make_anew  # type: ignore[attr-defined]
+    conduct(stage)
+    assert len(read_rounds(tmp_path)[0].clients) == 3
+
+
+def test_a_request_that_the_grid_does_not_take_is_the_same_when_it_does(tmp_path: Path) -> None:
+    stage = set_stage(tmp_path)
+    refused = []
+    push = stage.grid.push_messages
+
+    def push_after_five_refusals(messages: Any) -> Any:
+        messages = list(messages)
+        if messages[0].metadata.message_type == "train" and len(refused) < 5:
+            refused.append(messages)
+            return []
+        return push(messages)
+
+    stage.grid.push_messages = push_after_five_refusals  # type: ignore[method-assign]
+    conduct(stage)
+    assert len(read_rounds(tmp_path)[0].clients) == 3 and len(refused) == 5
+    with open_round_store(tmp_path, "run-1") as store:
+        current = store.newest()
+        assert current is not None and all(current.attempts(client) == 1 for client in current.cohort)
