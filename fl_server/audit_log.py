@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fl_server.chain_file import ChainFile, ChainHead, ChainLine, create_chain
-from scaleot_core.bundle.canonical import Document, Instant, Json, Sha256, read_document, write_document
+from scaleot_core.bundle.canonical import Document, Instant, Json, Sha256, canonical_json, read_document, write_document
 from scaleot_core.bundle.envelope import sign_statement, verify_statement
 from scaleot_core.bundle.files import read_small_file
 from scaleot_core.bundle.hash_chain import describe_fault
@@ -107,6 +107,7 @@ class AuditLog:
             ChainError: the log was changed meanwhile.
             OutputError: it cannot be written.
         """
+        canonical_json(dict(body))  # raises for what JSON cannot say, where pydantic would write something else
         entry = AuditEntry(body=dict(body), time=now.replace(microsecond=0), type=type)
         with self._file.writing():
             self._file.read()

@@ -5,6 +5,7 @@ servers or for clients and never for both, so that no member can pose as the ser
 list of today's host names in it would make every member enrol anew for tomorrow's.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from scaleot_core.bundle.files import replace_file, write_new_file
+from scaleot_core.bundle.files import new_directory, replace_file, write_synced
 from scaleot_core.bundle.key_files import read_private_file
 from scaleot_core.enrolment.transport_keys import generate_transport_key, tls_private_bytes
 from scaleot_core.errors import InputError
@@ -31,6 +32,7 @@ LEAF_LIFETIME = timedelta(days=90)
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 """Stand in every server's certificate: the owner's own tools ask the services from the same machine."""
 
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 _CLOCK_SKEW = timedelta(hours=1)
 """A certificate counts a little earlier than it is made, for clients whose clock is slow."""
 _SECRET, _PUBLIC = 0o600, 0o644
@@ -49,7 +51,7 @@ def create_authority(directory: Path, hosts: Sequence[str], *, now: datetime) ->
 
     Raises:
         InputError: a host is neither a host name nor an address.
-        OutputError: a file exists already or cannot be written.
+        OutputError: the directory exists already or cannot be written.
     """
     names = _host_names(hosts)
     key, name = generate_transport_key(), _common_name(f"ScaleOT authority {token_hex(8)}")
@@ -61,13 +63,14 @@ def create_authority(directory: Path, hosts: Sequence[str], *, now: datetime) ->
         .add_extension(identifier, critical=False)
         .sign(key, SHA384())
     )
-    directory.mkdir(mode=0o700)
-    write_new_file(directory / AUTHORITY_KEY, tls_private_bytes(key), mode=_SECRET)
-    write_new_file(directory / AUTHORITY_CERTIFICATE, certificate.public_bytes(Encoding.PEM), mode=_PUBLIC)
     server_key = generate_transport_key()
     server = _issue_to_server(Authority(certificate, key), names, server_key.public_key(), now)
-    write_new_file(directory / SERVER_KEY, tls_private_bytes(server_key), mode=_SECRET)
-    write_new_file(directory / SERVER_CERTIFICATE, server.public_bytes(Encoding.PEM), mode=_PUBLIC)
+    with new_directory(directory) as building:
+        building.chmod(0o700)
+        write_synced(building / AUTHORITY_KEY, tls_private_bytes(key), mode=_SECRET)
+        write_synced(building / AUTHORITY_CERTIFICATE, certificate.public_bytes(Encoding.PEM), mode=_PUBLIC)
+        write_synced(building / SERVER_KEY, tls_private_bytes(server_key), mode=_SECRET)
+        write_synced(building / SERVER_CERTIFICATE, server.public_bytes(Encoding.PEM), mode=_PUBLIC)
 
 
 def load_authority(directory: Path, *, now: datetime) -> Authority:
@@ -201,12 +204,12 @@ def _host_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ip_address(host))
     except ValueError:
         pass
-    if not host or len(host) > 253 or not all(part.isalnum() for part in host.replace("-", "x").split(".")):
-        raise InputError(f"host {host[:80]!r}: expected a host name such as scaleot.example.org, or an address")
-    try:
-        return x509.DNSName(host)
-    except ValueError as error:
-        raise InputError(f"host {host[:80]!r}: expected ASCII; write an international name in punycode") from error
+    if len(host) > 253 or not _HOST_NAME.fullmatch(host):
+        raise InputError(
+            f"host {host[:80]!r}: expected a host name such as scaleot.example.org, in ASCII and without a port, or an "
+            "address"
+        )
+    return x509.DNSName(host)
 
 
 def _alternative_names(certificate: x509.Certificate) -> x509.SubjectAlternativeName:

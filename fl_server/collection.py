@@ -68,12 +68,14 @@ class Collection:
             for client in self.round.cohort:
                 if not self._is_full:
                     self._look_at(client)
+            for client in self.round.accepted:  # whoever was asked twice may have answered twice, and differently
+                for waiting in tuple(self._waiting.get(client, ())):
+                    self._hear(waiting)
             if self._is_full or not self._is_anybody_left or exchange.clock() >= self.deadline:
                 break
             exchange.pause()
-        for waiting in self._waiting.values():
-            for one in waiting:
-                exchange.give_up(one.request)
+        for waiting in (one for several in self._waiting.values() for one in several):
+            exchange.give_up(waiting.request)
         return self._with_silent_ones()
 
     @property

@@ -5,12 +5,13 @@ submitted again goes on at the round where the one before it ended.
 """
 
 import json
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_server.deployment import Deployment
+from fl_server.deployment import RUN_FILE, Deployment
 from fl_server.grants import grant_to_members
 from fl_server.node_keys import approved_nodes
 from fl_server.registry import Registry
@@ -22,12 +23,13 @@ from scaleot_core.flower_app import APP, APP_FILE
 from scaleot_core.progress import Reporter
 from scaleot_core.supervision import child_environment
 
-POLL_SECONDS = 5.0
+POLL_SECONDS = 2.0
+ASK_SECONDS = 15.0
+"""Between two questions to Flower, whose command takes seconds of a core to start."""
 MAX_FRUITLESS_RUNS = 5
 """So many runs in a row that ended without a new round are a fault that another will not mend."""
 LOG_LINES = 40
 RECEIPTS_SECONDS = 120.0
-RUN_FILE = "flower-run.json"
 
 
 def conduct(deployment: Deployment, reporter: Reporter) -> None:
@@ -59,14 +61,17 @@ class _Conductor:
         self.registry = Registry(self.deployment.registry)
         self._registered: dict[str, str] = {}
         self._fruitless, self._rounds_before = 0, -1
+        self._asked = -math.inf
 
     def run(self) -> None:
         while not (status := read_status(self.deployment.run)).is_finished:
-            self._check_progress()
-            try:
-                self._step(len(status.history))
-            except EngineError as error:  # the SuperLink is being started again: it is asked again later
-                self.reporter.note(str(error))
+            if time.monotonic() - self._asked >= ASK_SECONDS:
+                self._check_progress()
+                try:
+                    self._step(len(status.history))
+                except EngineError as error:  # the SuperLink is being started again: it is asked again later
+                    self.reporter.note(str(error))
+                self._asked = time.monotonic()
             time.sleep(POLL_SECONDS)
         self._let_end()
         self.reporter.note(f"all {status.rounds} rounds are done")

@@ -27,6 +27,8 @@ from scaleot_core.run_file import ServeSection
 OWNER_FILE = "owner.toml"
 SECRET_BYTES = 32
 STATE_DIRECTORY = "superlink"
+RUN_FILE = "flower-run.json"
+"""The id of the run that Flower runs."""
 SEEN_FILE = "seen.json"
 """When each organisation's node was last heard of, in seconds since 1970."""
 LOOPBACK = "127.0.0.1"

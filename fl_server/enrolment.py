@@ -58,7 +58,8 @@ def approve(home: OwnerHome, applicant: Applicant, addresses: Addresses, *, max_
     authority = load_authority(home.authority, now=now)
     _check_addresses(home, addresses)
     certificate = issue_to_member(authority, applicant.organisation, applicant.tls_public_key, now=now)
-    registry = Registry(home.registry)
+    # before the decision, so that nothing can fail after it
+    admission = _admission(home, applicant.organisation, applicant, certificate, addresses, now=now)
     approved = Approved(
         certificate_not_after=certificate.not_valid_after_utc,
         certificate_sha256=fingerprint_of(certificate),
@@ -71,8 +72,8 @@ def approve(home: OwnerHome, applicant: Applicant, addresses: Addresses, *, max_
         tls_public_key=applicant.tls_public_key,
         verifying_key=applicant.verifying_key,
     )
-    _decide(home, registry, approved, now=now)
-    return _admission(home, registry.known_member(applicant.organisation), certificate, addresses, now=now)
+    _decide(home, Registry(home.registry), approved, now=now)
+    return admission
 
 
 def renew(home: OwnerHome, organisation: str, addresses: Addresses, *, now: datetime) -> bytes:
@@ -88,8 +89,9 @@ def renew(home: OwnerHome, organisation: str, addresses: Addresses, *, now: date
         organisation=organisation,
         time=now,
     )
+    admission = _admission(home, organisation, member, certificate, addresses, now=now)
     _decide(home, registry, renewed, now=now)
-    return _admission(home, member, certificate, addresses, now=now)
+    return admission
 
 
 def revoke(home: OwnerHome, organisation: str, *, from_round: int, reason: str, now: datetime) -> None:
@@ -126,7 +128,13 @@ def _summary(line: ChainLine[Entry]) -> dict[str, Json]:
 
 
 def _admission(
-    home: OwnerHome, member: Member, certificate: x509.Certificate, addresses: Addresses, *, now: datetime
+    home: OwnerHome,
+    organisation: str,
+    receiver: Applicant | Member,
+    certificate: x509.Certificate,
+    addresses: Addresses,
+    *,
+    now: datetime,
 ) -> bytes:
     contents = AdmissionContents(
         authority=(home.authority / AUTHORITY_CERTIFICATE).read_bytes(),
@@ -137,9 +145,9 @@ def _admission(
     )
     return write_admission(
         contents,
-        organisation=member.name,
-        request_sha256=member.request_sha256,
-        recipient=member.recipient,
+        organisation=organisation,
+        request_sha256=receiver.request_sha256,
+        recipient=receiver.recipient,
         owner=load_signing_key(home.owner_key),
         now=now,
     )

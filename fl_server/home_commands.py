@@ -133,6 +133,20 @@ def revoke(
     )
 
 
+def reinstate(home: HomeArgument, organisation: Annotated[str, typer.Argument(metavar="NAME", hidden=True)]) -> None:
+    """Ask NAME again in the rounds of HOME, after refusals that suspended it."""
+    from datetime import UTC, datetime
+
+    from fl_server.audit_log import AuditLog
+    from fl_server.owner_home import OwnerHome
+    from fl_server.suspension import reinstate as lift_suspension
+
+    lift_suspension(OwnerHome(home).run, organisation)
+    log = AuditLog(OwnerHome(home).audit_log)
+    log.append("organisation.reinstated", {"organisation": organisation}, now=datetime.now(UTC))
+    typer.echo(f"{organisation} is asked again from the next round on", err=True)
+
+
 def list_organisations(home: HomeArgument, *, as_json: JsonOption = False) -> None:
     """Show every organisation of HOME: status, since when, until when its certificate is valid."""
     import json

@@ -8,7 +8,7 @@ from pathlib import Path
 from fl_server.audit_log import create_audit_log
 from fl_server.authority import AUTHORITY_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY, create_authority
 from fl_server.registry import create_registry
-from scaleot_core.bundle.files import new_directory, sync_directory
+from scaleot_core.bundle.files import new_directory
 from scaleot_core.bundle.key_files import save_signing_key, save_verifying_key
 from scaleot_core.bundle.keys import VerifyingKey, generate_signing_key
 from scaleot_core.bundle.tls_files import TlsFiles
@@ -46,6 +46,11 @@ class OwnerHome:
         return self.root / "audit.jsonl"
 
     @property
+    def run(self) -> Path:
+        """The run's directory, as ``owner`` describes it."""
+        return self.root / "run"
+
+    @property
     def server_tls(self) -> TlsFiles:
         """What the owner's services show, and whom they believe."""
         return TlsFiles(
@@ -71,7 +76,6 @@ def create_owner_home(root: Path, hosts: Sequence[str], *, now: datetime) -> Ver
         save_signing_key(owner, home.owner_key)
         save_verifying_key(owner.public, home.owner_public_key)
         create_authority(home.authority, hosts, now=now)
-        sync_directory(home.authority)
         create_registry(home.registry, owner.public, now=now)
         create_audit_log(home.audit_log, owner.public, now=now)
         create_repository(building, now=now)

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fl_server.blob_store import BlobStore
+from fl_server.blob_store import QUARANTINE_DIRECTORY, BlobStore
 from fl_server.owner import RoundRecord
 from fl_server.round_state import HARD_REASONS, Round
 from fl_server.round_tables import FORMAT, SCHEMA, read_round, write_clients, write_round
@@ -211,10 +211,17 @@ def open_round_store(directory: Path, run: str) -> Iterator[RoundStore]:
         with closing(_connect(directory)) as connection:
             epoch = _begin(connection, directory, run)
             store = RoundStore(directory, connection, epoch)
+            _sweep(directory)
             store.keep_needed_blobs()
             yield store
     finally:
         lock.release()
+
+
+def _sweep(directory: Path) -> None:
+    """Removes what a crash left unfinished; the lock is held, so that nobody is at it now."""
+    for path in (*directory.glob(".*.partial"), *(directory / QUARANTINE_DIRECTORY).glob(".*.partial")):
+        path.unlink(missing_ok=True)
 
 
 def _connect(directory: Path) -> sqlite3.Connection:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from fl_server.deployment import Deployment, check_ports, make_secret, read_deployment
+from fl_server.deployment import RUN_FILE, Deployment, check_ports, make_secret, read_deployment
 from fl_server.server_app import OWNER_VARIABLE
 from fl_server.superlink import script
 from scaleot_core.hardening import harden_process, write_guarded_command
@@ -70,7 +70,9 @@ def serve_part(home: Path, part: str) -> None:
 
 def _superlink(deployment: Deployment) -> None:
     check_ports(deployment.superlink)
-    tls = deployment.tls
+    tls, database = deployment.tls, deployment.state / "state.db"
+    if not database.exists():
+        (deployment.state / RUN_FILE).unlink(missing_ok=True)  # a SuperLink without its state knows no run
     _become(
         "flower-superlink",
         *("--host", deployment.superlink.host, "--port", str(deployment.superlink.port)),
@@ -78,7 +80,7 @@ def _superlink(deployment: Deployment) -> None:
         *("--ssl-ca-certfile", str(tls.authority)),
         "--enable-supernode-auth",
         "--disable-runtime-dependency-installation",
-        *("--database", str(deployment.state / "state.db")),
+        *("--database", str(database)),
         *("--isolation", "process", "--superexec-auth-secret-file", str(deployment.secret)),
     )
 

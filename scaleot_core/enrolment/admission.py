@@ -21,7 +21,7 @@ from scaleot_core.enrolment.transport_keys import MemberName
 from scaleot_core.errors import VerificationError
 
 ADMISSION_TYPE = "application/vnd.scaleot.admission+json"
-MAX_ADMISSION_BYTES = 1024 * 1024
+MAX_ADMISSION_BYTES = 2 * 1024 * 1024
 
 _SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from fl_clients.session import EmulatorShelf, introduce, take_part
 from fl_server.owner import INITIAL_ADAPTER_FILE
 from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec
 from scaleot_core.bundle import generate_signing_key, save_verifying_key
+from scaleot_core.bundle.envelope import sign_statement
 from scaleot_core.errors import (
     DataError,
     InstructionsRefusedError,
@@ -29,9 +31,9 @@ from scaleot_core.federation.messages import (
     UpdateStatement,
     digest_of,
 )
-from scaleot_core.federation.signing import open_signed
+from scaleot_core.federation.signing import open_signed, payload_type_of
 from scaleot_core.federation.validation import AdapterSchema, decode_tensors, encode_tensors
-from tests.support.federations import END, Federation, build_federation, rewrite_data_owner
+from tests.support.federations import END, Federation, build_federation, rewrite_data_owner, server_key
 
 NOW = datetime.now(UTC)
 
@@ -170,7 +172,7 @@ def _changed_bundle(federation: Federation, directory: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [
-        (_another_owner, "bundle.signature"),
+        (_another_owner, "certificate.signature"),
         (_anothers_grant, "grant.organisation"),
         (_anothers_identity, "grant.unwrap"),
         (_changed_bundle, "object.block"),
@@ -234,9 +236,19 @@ def test_training_that_diverges_is_not_sent(federation: Federation) -> None:
     assert refused.value.code == "training.diverged"
 
 
-def test_malformed_instructions_are_refused(federation: Federation) -> None:
+def test_a_bundle_of_another_owner_is_refused_whoever_asks(federation: Federation) -> None:
+    _another_owner(federation, federation.data_owner_directories[0])
+    own = read_data_owner_file(federation.data_owner_directories[0])
+    lent = EmulatorShelf().lend(own, federation.settings.bundle_digest, now=NOW)
+    with pytest.raises(VerificationError, match=r"bundle\.signature"), lent:
+        pytest.fail("nothing may be lent")
+
+
+def test_malformed_instructions_are_refused_even_if_they_are_signed(federation: Federation) -> None:
+    asked = request(federation)
+    malformed = sign_statement(b"{}", payload_type_of(asked.statement), server_key())
     with pytest.raises(MalformedStatementError):
-        part(federation, Payload(b"{}"))
+        part(federation, replace(asked, statement=malformed))
 
 
 def test_missing_data_is_a_data_error(federation: Federation) -> None:

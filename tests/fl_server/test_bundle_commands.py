@@ -214,9 +214,9 @@ def test_verify_names_the_failed_check_and_leaves_with_3(made: Made, shell: Shel
     assert "[object.block]" in shell.errors.err
     shell("verify", made.home / "sealed" / "1" / "bundle", "--owner-public-key", made.home / "owner.pub")
     timestamp = repository / "metadata" / "timestamp.json"
-    timestamp.write_bytes(timestamp.read_bytes().replace(b'"version": 1', b'"version": 2', 1))
+    timestamp.write_bytes(timestamp.read_bytes()[:-1])
     shell("verify", repository, "--owner-public-key", made.home / "owner.pub", status=3)
-    assert "[repository." in shell.errors.err
+    assert "[repository.malformed]" in shell.errors.err
 
 
 def test_inspect_shows_the_outside_to_anyone_and_says_that_it_is_not_verified(made: Made, shell: Shell) -> None:

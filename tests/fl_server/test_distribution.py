@@ -11,8 +11,10 @@ import pytest
 
 from fl_server.bundle_index import index_bundles
 from fl_server.distribution import LOOPBACK_ORGANISATION, serve_bundles, serve_bundles_without_tls
+from fl_server.grants import issue_grants
 from fl_server.organisation_limits import DEFAULT_LIMITS, Limits, OrganisationLimits
-from scaleot_core.bundle import seal_bundle
+from fl_server.published_index import published_index
+from scaleot_core.bundle import generate_identity, seal_bundle
 from scaleot_core.bundle.canonical import Json, canonical_json
 from scaleot_core.bundle.distribution import SERVICE
 from scaleot_core.bundle.manifest import BLOCK_BYTES, MANIFEST_FILE, OBJECTS_DIRECTORY
@@ -21,6 +23,7 @@ from scaleot_core.errors import InputError, VerificationError
 from tests.support.bundles import CLINIC, END, write_files
 from tests.support.certificates import Authority
 from tests.support.fetching import LARGE_FILES, Parties, parties
+from tests.support.owner_homes import new_owner_home, publish_small_version
 
 Code = grpc.StatusCode
 
@@ -32,6 +35,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Parties:
 
 class Client:
     """Sends what it is told, form or no form."""
+
+    home = Path()
+    """Of the model owner, where a whole one is served."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._channel = channel
@@ -391,3 +397,50 @@ def test_a_port_that_is_taken_is_named(two: Parties) -> None:
             stack.enter_context(
                 serve_bundles(lambda: index, f"127.0.0.1:{port}", tls=two.server, is_allowed=lambda _: True)
             )
+
+
+@pytest.fixture(scope="module")
+def published(two: Parties, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A whole home is served, with grants for the clinic that asks and for another."""
+    home = new_owner_home(tmp_path_factory.mktemp("published") / "owner")
+    publish_small_version(home)
+    issue_grants(home, {name: generate_identity().recipient for name in ("clinic-a", "clinic-b")})
+    with (
+        serve_bundles(published_index(home), "127.0.0.1:0", tls=two.server, is_allowed=lambda _: True) as port,
+        client(port, two.authority.issue("clinic-a")) as opened,
+    ):
+        opened.home = home
+        yield opened
+
+
+def test_the_small_files_of_a_repository_are_given_by_name(published: Client) -> None:
+    for name in ("metadata/1.root.json", "metadata/timestamp.json"):
+        given = published.ask("RepositoryFile", {"file": name})
+        assert given == (published.home / "repository" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../owner.key", "metadata/../../owner.key", "metadata/1.root.json/", "keys/root-1.key", "owner.key", "", 3, None],
+)
+def test_no_other_file_of_the_home_can_be_named(published: Client, name: Json) -> None:
+    code, details = published.refusal("RepositoryFile", {"file": name})
+    assert code is Code.INVALID_ARGUMENT
+    assert str(published.home) not in details
+
+
+def test_a_small_file_that_is_not_there_is_not_found(published: Client) -> None:
+    assert published.refusal("RepositoryFile", {"file": "metadata/2.root.json"})[0] is Code.NOT_FOUND
+
+
+def test_a_grant_is_given_to_the_organisation_that_the_certificate_names(published: Client) -> None:
+    (digest,) = (path.name for path in (published.home / "grants").iterdir())
+    given = published.ask("Grant", {"bundle": digest})
+    assert given == (published.home / "grants" / digest / "clinic-a.grant.json").read_bytes()
+    assert published.refusal("Grant", {"bundle": "0" * 64})[0] is Code.NOT_FOUND
+    assert published.refusal("Grant", {"bundle": digest, "org": "clinic-b"})[0] is Code.INVALID_ARGUMENT
+
+
+def test_a_bundle_alone_has_neither_repository_nor_grants(asking: Client, two: Parties) -> None:
+    assert asking.refusal("RepositoryFile", {"file": "metadata/timestamp.json"})[0] is Code.NOT_FOUND
+    assert asking.refusal("Grant", {"bundle": two.digest})[0] is Code.NOT_FOUND

@@ -61,7 +61,7 @@ def test_flowers_engine_needs_no_network_and_gives_the_in_process_result_to_the_
         (federation.owner_directory / ADAPTER_FILE).read_bytes(),
         read_rounds(federation.owner_directory),
     )
-    (federation.owner_directory / ADAPTER_FILE).unlink()
+    federation.begin_again()
     done = subprocess.run(
         [*offline, sys.executable, "-c", RUN, str(federation.owner_directory), str(federation.data_owners_directory)],
         cwd=tmp_path,

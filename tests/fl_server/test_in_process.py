@@ -88,9 +88,20 @@ def test_another_number_of_data_owners_than_the_run_expects_is_refused_at_once(t
         run_in_process(federation.owner_directory, federation.data_owner_directories[:2], SilentReporter())
 
 
-def test_two_data_owners_of_one_name_are_both_turned_away(tmp_path: Path) -> None:
+def test_a_data_owner_in_anothers_name_is_turned_away_and_the_other_takes_part(tmp_path: Path) -> None:
     federation = build_federation(tmp_path, clients=3, rounds=1)
     rewrite_data_owner(federation.data_owner_directories[2], '"clinic-2"', '"clinic-1"')
+    run(federation)
+    (record,) = read_rounds(federation.owner_directory)
+    assert record.clients == ("clinic-0", "clinic-1")
+    assert [who.reason for who in record.rejected] == ["E_SIGNATURE"]
+
+
+def test_two_data_owners_of_one_name_and_key_are_both_turned_away(tmp_path: Path) -> None:
+    federation = build_federation(tmp_path, clients=3, rounds=1)
+    _, one, other = federation.data_owner_directories
+    rewrite_data_owner(other, '"clinic-2"', '"clinic-1"')
+    (other / "signing.key").write_bytes((one / "signing.key").read_bytes())
     run(federation)
     (record,) = read_rounds(federation.owner_directory)
     assert record.clients == ("clinic-0",)

@@ -171,6 +171,12 @@ def set_stage(
     return Stage(directory, settings, adapter, grid)
 
 
+def stage_again(stage: Stage, *, faults: Mapping[int, Fault] | None = None) -> Stage:
+    """The same server started again: what it knows stands in its directory."""
+    grid = SpoiltGrid(stepping_client_app(), stepping_configs(stage.settings.clients), faults or {})
+    return Stage(stage.directory, stage.settings, stage.initial_adapter, grid)
+
+
 def stepping_configs(clients: int) -> list[dict[str, str]]:
     """Client ``i`` is ``clinic-i``, steps by ``i + 1`` and has ``10 * (i + 1)`` examples."""
     return [

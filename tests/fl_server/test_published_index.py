@@ -1,0 +1,69 @@
+"""What a service gives of a home: all that is published and granted, as soon as it is, and nothing in between."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fl_server.grants import issue_grants
+from fl_server.published_index import published_index
+from fl_server.repository import create_repository, refresh_repository
+from scaleot_core.bundle import generate_identity
+from scaleot_core.bundle.repository import is_repository_file
+from scaleot_core.errors import InputError
+from tests.support.owner_homes import CLINIC, new_owner_home, now, publish_small_version
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home = new_owner_home(tmp_path / "owner")
+    publish_small_version(home)
+    return home
+
+
+def test_the_index_holds_every_small_file_every_object_and_the_newest_version(home: Path) -> None:
+    second = publish_small_version(home)
+    index = published_index(home)()
+    assert index.newest == second.bundle.digest
+    assert len(index.envelopes) == 2
+    on_disk = {path.relative_to(home / "repository").as_posix() for path in (home / "repository").rglob("*.json")}
+    assert set(index.files) == on_disk and all(map(is_repository_file, index.files))
+    assert set(index.objects) == {path.name for path in (home / "repository" / "objects").iterdir()}
+
+
+def test_what_is_published_renewed_or_granted_later_is_given_at_the_next_request(home: Path) -> None:
+    index = published_index(home)
+    before = index()
+    assert index() is before, "nothing is read again while nothing changes"
+    refresh_repository(home, now=now())
+    renewed = index()
+    assert renewed.files["metadata/timestamp.json"] != before.files["metadata/timestamp.json"]
+    issue_grants(home, {CLINIC: generate_identity().recipient})
+    assert set(index().grants) == {(CLINIC, index().newest)}
+    issue_grants(home, {})
+    assert index().grants == {}
+    second = publish_small_version(home)
+    assert index().newest == second.bundle.digest
+
+
+def test_a_repository_that_cannot_be_read_leaves_the_index_as_it_was(home: Path) -> None:
+    index = published_index(home)
+    before = index()
+    (home / "repository" / "metadata" / "timestamp.json").rename(home / "timestamp.json")
+    assert index() is before
+    (home / "timestamp.json").rename(home / "repository" / "metadata" / "timestamp.json")
+    os.utime(home / "repository" / "metadata")
+    assert index().newest == before.newest
+
+
+def test_what_lies_there_besides_is_not_served(home: Path) -> None:
+    (home / "repository" / "metadata" / "notes.json").write_text("private")
+    (home / "repository" / "metadata" / ".1.root.json.0a.partial").write_text("half")
+    assert all(map(is_repository_file, published_index(home)().files))
+
+
+def test_nothing_published_is_nothing_to_serve(tmp_path: Path) -> None:
+    home = new_owner_home(tmp_path / "owner")
+    create_repository(home, now=now())
+    with pytest.raises(InputError, match="nothing to serve: publish first"):
+        published_index(home)
