@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from fl_server.deployment import OWNER_FILE, Deployment, check_ports, read_deployment
+from fl_server.deployment import LOOPBACK, OWNER_FILE, Deployment, check_ports, read_deployment
+from scaleot_core.address import Address
 from scaleot_core.doctor import Check, certificate_chain, private_files
 from scaleot_core.errors import InputError
 from scaleot_core.reaching import reach
@@ -52,4 +53,9 @@ def _services(deployment: Deployment) -> str:
     except InputError as error:
         if "in use by another process" not in str(error):
             raise
-    return "; ".join(reach(address, deployment.tls) for address in addresses)
+    return "; ".join(reach(_from_here(address), deployment.tls) for address in addresses)
+
+
+def _from_here(address: Address) -> Address:
+    """Where this machine finds a service that listens on every address."""
+    return Address(LOOPBACK, address.port) if address.host in ("0.0.0.0", "::") else address  # noqa: S104 - compared

@@ -36,7 +36,7 @@ def conduct(deployment: Deployment, reporter: Reporter) -> None:
     """Returns when every round of the run is done.
 
     Raises:
-        EngineError: Flower cannot be reached, or run after run ended without a new round; the last log is quoted.
+        EngineError: run after run ended without a new round; the last log is quoted.
         InputError: the run's files are missing or faulty.
     """
     folder = deployment.part_home("rounds")
@@ -44,8 +44,8 @@ def conduct(deployment: Deployment, reporter: Reporter) -> None:
     app.mkdir(exist_ok=True)
     (app / APP_FILE).write_text(APP, encoding="utf-8")
     write_connection(folder, deployment.superlink.port, deployment.tls.authority)
-    if not wait_until_healthy(deployment.superlink.port, deployment.tls.authority):
-        raise EngineError(f"no SuperLink answers at {deployment.superlink}: see {deployment.state / 'logs'}")
+    while not wait_until_healthy(deployment.superlink.port, deployment.tls.authority):
+        reporter.note(f"no SuperLink answers at {deployment.superlink} yet: see its log in {deployment.state / 'logs'}")
     superlink = SuperLink(child_environment(folder), folder)
     _Conductor(deployment, superlink, app, reporter).run()
 

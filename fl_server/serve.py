@@ -110,9 +110,14 @@ def _distribution(deployment: Deployment) -> None:
 
 def _rounds(deployment: Deployment) -> None:
     from fl_server.conductor import conduct
+    from fl_server.new_run import begin_run
+    from fl_server.owner import has_run
     from scaleot_core.progress import LogReporter
 
-    conduct(deployment, LogReporter())
+    reporter = LogReporter()
+    if not has_run(deployment.run):
+        begin_run(deployment.home, reporter)
+    conduct(deployment, reporter)
 
 
 PARTS: Mapping[str, Callable[[Deployment], None]] = MappingProxyType(
