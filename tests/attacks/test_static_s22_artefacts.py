@@ -44,7 +44,8 @@ def test_s22_the_repository_holds_no_home_and_no_database() -> None:
 def secret_fields_with_a_repr(source: str) -> Iterator[str]:
     """Yields every field of a dataclass that holds a secret and would be printed with it."""
     for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.ClassDef) or "dataclass" not in "".join(map(ast.unparse, node.decorator_list)):
+        decorators = "".join(map(ast.unparse, node.decorator_list)) if isinstance(node, ast.ClassDef) else ""
+        if not isinstance(node, ast.ClassDef) or "dataclass" not in decorators or "repr=False" in decorators:
             continue
         for field in node.body:
             if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
@@ -63,3 +64,4 @@ def test_the_search_for_secrets_with_a_repr_finds_one() -> None:
     source = "@dataclass(frozen=True)\nclass Credentials:\n    name: str\n    private_key: bytes\n"
     assert list(secret_fields_with_a_repr(source)) == ["Credentials.private_key"]
     assert list(secret_fields_with_a_repr(source.replace("bytes", "bytes = field(repr=False)"))) == []
+    assert list(secret_fields_with_a_repr(source.replace("frozen=True", "repr=False"))) == []
