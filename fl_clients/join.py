@@ -13,7 +13,6 @@ is: it is started again until it is let in.
 """
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +21,14 @@ from fl_clients.agent import fetch_first, keep_fetching
 from fl_clients.membership import Membership, make_secret, read_membership
 from scaleot_core.hardening import harden_process, write_guarded_command
 from scaleot_core.progress import LogReporter, Reporter
-from scaleot_core.supervision import SupervisedProcess, child_environment, sole_process, supervise
+from scaleot_core.supervision import (
+    SupervisedProcess,
+    become,
+    child_environment,
+    installed_program,
+    sole_process,
+    supervise,
+)
 
 
 def join(home: Path, reporter: Reporter) -> int:
@@ -37,7 +43,7 @@ def join(home: Path, reporter: Reporter) -> int:
         make_secret(membership)
         fetch_first(membership, reporter)
         reporter.note(f"{membership.own.organisation} takes part at {membership.fleet}")
-        command = (_script("scaleot"), "join", str(membership.home), "--part")
+        command = (installed_program("scaleot"), "join", str(membership.home), "--part")
         parts = [
             SupervisedProcess(name, (*command, name), child_environment(membership.part_home(name))) for name in PARTS
         ]
@@ -63,7 +69,7 @@ def _agent(membership: Membership) -> None:
 
 
 def _node(membership: Membership) -> None:
-    _become(
+    become(
         "flower-supernode",
         *("--superlink", str(membership.fleet), "--root-certificates", str(membership.tls.authority)),
         *("--auth-supernode-private-key", str(membership.node_key)),
@@ -75,7 +81,7 @@ def _node(membership: Membership) -> None:
 
 def _trainer(membership: Membership) -> None:
     os.environ["PATH"] = str(write_guarded_command(membership.state / "bin", "flwr-clientapp", "fl_clients.app_guard"))
-    _become(
+    become(
         "flower-superexec",
         *("--runtime-api-address", str(membership.runtime), "--insecure"),  # on loopback, with the secret
         *("--superexec-auth-secret-file", str(membership.secret)),
@@ -85,14 +91,3 @@ def _trainer(membership: Membership) -> None:
 PARTS: Mapping[str, Callable[[Membership], None]] = MappingProxyType(
     {"agent": _agent, "node": _node, "trainer": _trainer}
 )
-
-
-def _become(program: str, *arguments: str) -> None:
-    """Turns this process into one of Flower's programs: its id, its lock and its environment stay."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(_script(program), [program, *arguments])  # noqa: S606 - no shell, and our own arguments
-
-
-def _script(name: str) -> str:
-    return str(Path(sys.executable).parent / name)

@@ -12,17 +12,22 @@
 """
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from fl_server.deployment import RUN_FILE, Deployment, check_ports, make_secret, read_deployment
 from fl_server.server_app import OWNER_VARIABLE
-from fl_server.superlink import script
 from scaleot_core.hardening import harden_process, write_guarded_command
 from scaleot_core.progress import Reporter
-from scaleot_core.supervision import SupervisedProcess, child_environment, sole_process, supervise
+from scaleot_core.supervision import (
+    SupervisedProcess,
+    become,
+    child_environment,
+    installed_program,
+    sole_process,
+    supervise,
+)
 
 PURPOSE = "rounds"
 
@@ -46,7 +51,7 @@ def serve(home: Path, reporter: Reporter, *, is_new_run: bool) -> int:
         (begin_run if is_new_run else continue_run)(deployment.home, reporter)
         grant_to_members(deployment.home, Registry(deployment.registry))
         reporter.note(f"fleet {deployment.fleet}, distribution {deployment.distribution}")
-        command = (script("scaleot"), "serve", str(deployment.home), "--part")
+        command = (installed_program("scaleot"), "serve", str(deployment.home), "--part")
         parts = [
             SupervisedProcess(name, (*command, name), child_environment(deployment.part_home(name)), name == PURPOSE)
             for name in PARTS
@@ -73,7 +78,7 @@ def _superlink(deployment: Deployment) -> None:
     tls, database = deployment.tls, deployment.state / "state.db"
     if not database.exists():
         (deployment.state / RUN_FILE).unlink(missing_ok=True)  # a SuperLink without its state knows no run
-    _become(
+    become(
         "flower-superlink",
         *("--host", deployment.superlink.host, "--port", str(deployment.superlink.port)),
         *("--ssl-certfile", str(tls.certificate), "--ssl-keyfile", str(tls.private_key)),
@@ -88,7 +93,7 @@ def _superlink(deployment: Deployment) -> None:
 def _server_app(deployment: Deployment) -> None:
     commands = write_guarded_command(deployment.state / "bin", "flwr-serverapp", "fl_server.app_guard")
     os.environ.update({"PATH": str(commands), OWNER_VARIABLE: str(deployment.run)})
-    _become(
+    become(
         "flower-superexec",
         *("--runtime-api-address", str(deployment.superlink), "--root-certificates", str(deployment.tls.authority)),
         *("--superexec-auth-secret-file", str(deployment.secret)),
@@ -129,10 +134,3 @@ PARTS: Mapping[str, Callable[[Deployment], None]] = MappingProxyType(
         PURPOSE: _rounds,
     }
 )
-
-
-def _become(program: str, *arguments: str) -> None:
-    """Turns this process into one of Flower's programs: its id, its lock and its environment stay."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(script(program), [program, *arguments])  # noqa: S606 - no shell, and our own arguments

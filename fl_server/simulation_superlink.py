@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fl_server.superlink import SuperLink, script, tail, wait_until_healthy, write_connection
+from fl_server.superlink import SuperLink, tail, wait_until_healthy, write_connection
 from scaleot_core.errors import EngineError
 from scaleot_core.process_guard import REMOVE_OPTION, guarded
-from scaleot_core.supervision import OFFLINE
+from scaleot_core.supervision import OFFLINE, installed_program
 
 _LONGEST_DIRECTORY = 20
 _RAY = {
@@ -33,7 +33,7 @@ def running_superlink(variables: Mapping[str, str]) -> Iterator[SuperLink]:
     port, folder = _free_port(), Path(tempfile.mkdtemp(prefix="scaleot-", dir=_short_directory()))
     environment = _environment(folder, variables)
     write_connection(folder, port, None)
-    command = [script("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
+    command = [installed_program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--database", str(folder / "state.db")]
     with guarded(folder, REMOVE_OPTION), (folder / "superlink.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - no shell, and our own arguments

@@ -3,7 +3,6 @@
 import json
 import ssl
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scaleot_core.errors import EngineError
+from scaleot_core.supervision import installed_program
 
 START_SECONDS = 60.0
 _CONNECTION = "federation"
@@ -71,7 +71,7 @@ class SuperLink:
         return answer
 
     def _flwr(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [script("flwr"), *arguments]
+        command = [installed_program("flwr"), *arguments]
         try:
             return subprocess.run(  # noqa: S603 - no shell, and our own arguments
                 command,
@@ -110,11 +110,6 @@ def wait_until_healthy(port: int, authority: Path | None, has_ended: Callable[[]
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     return False
-
-
-def script(name: str) -> str:
-    """Returns the path of one of Flower's commands in this environment."""
-    return str(Path(sys.executable).parent / name)
 
 
 def tail(text: str, lines: int = 30) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from scaleot_core.errors import InputError, OutputError
 from scaleot_core.process_guard import guarded
@@ -67,6 +68,18 @@ def child_environment(flower_home: Path, **variables: str) -> dict[str, str]:
     scripts = str(Path(sys.executable).parent)  # Flower starts its own programs by name
     path = os.pathsep.join((scripts, os.environ.get("PATH", os.defpath)))
     return {**kept, **OFFLINE, "PATH": path, "FLWR_HOME": str(flower_home), "PYTHONUNBUFFERED": "1", **variables}
+
+
+def installed_program(name: str) -> str:
+    """Returns the path of a command of this Python's environment."""
+    return str(Path(sys.executable).parent / name)
+
+
+def become(program: str, *arguments: str) -> NoReturn:
+    """Turns this process into a program of its environment: its id, its locks and its variables stay."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(installed_program(program), [program, *arguments])  # noqa: S606 - no shell, and our own arguments
 
 
 @contextmanager

@@ -10,11 +10,13 @@ import pytest
 
 from fl_clients.checkup import check_home as check_data_owner
 from fl_server.checkup import check_home as check_owner
+from scaleot_core.address import Address, parse_address
 from scaleot_core.cli import VERBS_GROUP, run
 from scaleot_core.doctor import Finding, certificate_chain, examine
 from scaleot_core.errors import InputError
 from tests.support.certificates import Authority
 from tests.support.deployments import Deployed, build_deployment
+from tests.support.running import scaleot, wait_for
 
 CHECKUPS = (check_owner, check_data_owner)
 
@@ -104,3 +106,22 @@ def test_every_fault_is_one_line_and_the_exit_code_is_2(data_owner: Path, capsys
 def test_the_machine_alone_can_be_asked_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--json"], entry_points(group=VERBS_GROUP)) == 0
     assert [one["name"] for one in json.loads(capsys.readouterr().out)] == ["versions", "disk", "gpu"]
+
+
+@pytest.mark.slow
+def test_a_server_that_runs_is_reached_and_its_clock_compared(built: Deployed) -> None:
+    fleet = parse_address(built.run.serve.fleet)
+    with scaleot("serve", built.owner_home, "--part", "edge"):
+        wait_for(lambda: listens(fleet), 120, "the edge")
+        found = findings(built.data_owner_homes[0])
+    assert "answers with TLSv1.3" in found["fleet"].text
+    assert "s from the server's" in found["clock"].text
+    assert [name for name, finding in found.items() if finding.is_fault] == ["distribution"]
+
+
+def listens(address: Address) -> bool:
+    try:
+        socket.create_connection((address.host, address.port), timeout=1).close()
+    except OSError:
+        return False
+    return True
