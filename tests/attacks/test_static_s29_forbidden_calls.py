@@ -9,7 +9,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import entry_points, packages_distributions
-from pathlib import Path
 
 import click
 import pytest
@@ -20,14 +19,8 @@ from packaging.utils import canonicalize_name
 from scaleot_core.cli import VERBS_GROUP, _build_app
 from tests.support.forbidden_calls import called, forbidden, predictable_sources
 from tests.support.lock_files import LOCKS, read_lock
+from tests.support.sources import PACKAGES, ROOT, SOURCES
 
-ROOT = Path(__file__).parent.parent.parent
-PACKAGES = ("scaleot_core", "fl_server", "fl_clients")
-SOURCES = {
-    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for package in PACKAGES
-    for path in sorted((ROOT / package).rglob("*.py"))
-}
 SECRET_SOURCES = [
     name for name in SOURCES if name.startswith(("scaleot_core/privacy/", "scaleot_core/bundle/", "fl_clients/"))
 ]

@@ -1,19 +1,19 @@
-"""Every command that the runbook, the units, the compose files and the manifests give is one that ScaleOT takes."""
+"""Every command that a text, a unit, a compose file or a manifest gives is one that ScaleOT takes."""
 
 import re
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.deploy.test_systemd import every_unit, settings_of
 from tests.support.command_line import Command, commands_in_blocks, fault_of, scaleot_commands
+from tests.support.sources import PACKAGES, ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 RUNBOOK = (DEPLOY / "README.md").read_text(encoding="utf-8")
+TEXTS = sorted([*ROOT.glob("*.md"), *(path for name in (*PACKAGES, "deploy") for path in (ROOT / name).rglob("*.md"))])
 PROGRAMS = {
     *("scaleot", "systemctl", "journalctl", "docker", "kubectl", "tar", "cp", "install", "useradd"),
     *("python3.11", "/opt/scaleot/bin/pip"),
@@ -21,12 +21,13 @@ PROGRAMS = {
 
 
 def given_commands() -> Iterator[tuple[str, Command]]:
-    for words in commands_in_blocks(RUNBOOK):
-        yield from (("README.md", command) for command in scaleot_commands(words))
+    for path in TEXTS:
+        for words in commands_in_blocks(path.read_text(encoding="utf-8")):
+            yield from ((path.relative_to(ROOT).as_posix(), command) for command in scaleot_commands(words))
     for text in re.findall(r"`(scaleot [^`]+)`", RUNBOOK):
         words = shlex.split(text)
         if len(words) > 2 or "HOME" in text:  # else it only names a verb
-            yield from (("README.md", command) for command in scaleot_commands(words))
+            yield from (("deploy/README.md", command) for command in scaleot_commands(words))
     for unit in every_unit():
         (start,) = settings_of(unit)["ExecStart"]
         words = shlex.split(start.replace("%i", unit.partition("@")[2].removesuffix(".service")))

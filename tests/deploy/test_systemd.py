@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from fl_clients import join
+from fl_server import serve
+
 DIRECTORY = Path(__file__).parent.parent.parent / "deploy" / "systemd"
 SERVICES = sorted(path.name for path in DIRECTORY.glob("*.service"))
 SCALEOT = Path(sys.executable).with_name("scaleot")
@@ -151,6 +154,11 @@ def test_t24_the_plug_in_alone_sees_the_full_model(unit: str) -> None:
         assert settings["InaccessiblePaths"] == ["-/srv/scaleot"]
     if unit == "scaleot-plug-in.service":
         assert settings["ReadOnlyPaths"] == ["-/srv/scaleot"]
+
+
+def test_the_instances_are_the_parts_that_serve_and_join_have() -> None:
+    assert INSTANCES["scaleot-serve@.service"] == tuple(serve.PARTS)
+    assert INSTANCES["scaleot-join@.service"] == tuple(join.PARTS)
 
 
 @pytest.mark.parametrize("template", INSTANCES)

@@ -12,6 +12,7 @@ import typer
 from scaleot_core.cli import VERBS_GROUP, _build_app
 
 Command = tuple[str, ...]
+SHELL_OPERATORS = frozenset({">", ">>", "<", "|", "&", "&&", ";"})
 
 
 @cache
@@ -49,5 +50,6 @@ def scaleot_commands(words: Sequence[str]) -> Iterator[Command]:
     for index, word in enumerate(words):
         is_program = word == "scaleot" and (index == 0 or words[index - 1] in ("--", "vault"))
         if is_program or word.endswith("/bin/scaleot"):
-            yield tuple(words[index + 1 :])
+            end = next((place for place, other in enumerate(words) if other in SHELL_OPERATORS), len(words))
+            yield tuple(words[index + 1 : end])
             return
