@@ -44,6 +44,7 @@ def test_a_run_file_has_the_sections_and_keys_that_tools_rely_on() -> None:
         "evaluation": {"examples", "full_fine_tuning"},
         "compare": {"builders", "seeds"},
         "model_privacy": {"strong_emulator_steps", "healing_steps", "disclosure_record"},
+        "serve": {"fleet", "distribution", "superlink_port"},
     }
     document = RunFile().model_dump()
     assert document.keys() == {"seed", *promised}
