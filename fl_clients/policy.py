@@ -83,6 +83,8 @@ class DataOwnerFile(BaseModel):
     """``float32`` widens an emulator that was shipped in half precision."""
     gradient_checkpointing: bool = False
     """Trains in less memory and more time, to the same result; the server neither asks nor knows."""
+    node_port: Annotated[int, Field(ge=1, le=65_535)] = 9_094
+    """Where the own SuperNode hands out work, on this machine alone; each node of a machine needs another."""
     policy: Policy = Policy()
     privacy: OwnPrivacy | None = None
     """Left out: updates leave as they are, and can leak training text."""

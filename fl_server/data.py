@@ -58,6 +58,21 @@ def read_data(run: RunFile, reporter: Reporter) -> Data:
     return Data(partitions, test[:count], validation[:count])
 
 
+def read_own_data(run: RunFile, reporter: Reporter) -> Data:
+    """Reads the records that a model owner holds itself, in earnest: test and validation, and no training record.
+
+    Raises:
+        DataError: the run file names no test file, or a file cannot be read or is faulty.
+        AssetError: an embedded asset could not be fetched.
+    """
+    data, count = run.data, run.evaluation.examples
+    if not data.test:
+        raise DataError("data.test is empty: name a file of records that the model owner may evaluate on")
+    test = read_records(asset_or_path(data.test, reporter))
+    validation = read_records(asset_or_path(data.validation, reporter)) if data.validation else ()
+    return Data((), test[:count], validation[:count])
+
+
 def hold_back(records: Sequence[Record], count: int) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
     """Returns the records without ``count`` of them, and those: the same ones whatever a run's seed is.
 

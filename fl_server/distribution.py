@@ -72,13 +72,15 @@ def serve_bundles(
     tls: TlsFiles,
     is_allowed: Callable[[str], bool],
     limits: Limits = DEFAULT_LIMITS,
+    on_sent: Callable[[str, RangeRequest], None] = lambda *_: None,
 ) -> Iterator[int]:
     """Serves until the block ends, and then lets streams that are under way finish for up to 10 seconds.
 
     ``index`` is asked at every request what there is to give, by several threads: ``published_index`` for a home.
     ``address`` is ``host:port``, port 0 for any free one; the block gets the port. The PEM files are read again at
     every handshake, so that certificates can be replaced in place; while they cannot be used, the last good ones stay.
-    ``is_allowed`` is called by several threads and must not raise.
+    ``is_allowed`` is called by several threads and must not raise, nor must ``on_sent``, which learns of every range
+    that went out, and to whom.
 
     Raises:
         InputError: a PEM file cannot be used, or the address cannot be listened on.
@@ -87,7 +89,7 @@ def serve_bundles(
     credentials = grpc.dynamic_ssl_server_credentials(
         certificates.latest, certificates.read_again, require_client_authentication=True
     )
-    service = _Service(index, is_allowed, limits, _organisation_of)
+    service = _Service(index, is_allowed, limits, _organisation_of, on_sent)
     with _running(service, limits, address, lambda server: server.add_secure_port(address, credentials)) as port:
         yield port
 
@@ -106,7 +108,7 @@ def serve_bundles_without_tls(
         InputError: the address is not a loopback address in figures, or cannot be listened on.
     """
     require_loopback(address)
-    service = _Service(index, is_allowed, limits, lambda _: LOOPBACK_ORGANISATION)
+    service = _Service(index, is_allowed, limits, lambda _: LOOPBACK_ORGANISATION, lambda *_: None)
     with _running(service, limits, address, lambda server: server.add_insecure_port(address)) as port:
         yield port
 
@@ -162,9 +164,10 @@ class _Service:
         is_allowed: Callable[[str], bool],
         limits: Limits,
         organisation_of: Callable[[_Context], str],
+        on_sent: Callable[[str, RangeRequest], None],
     ) -> None:
         self._index, self._is_allowed, self._organisation_of = index, is_allowed, organisation_of
-        self._limits = OrganisationLimits(limits)
+        self._limits, self._on_sent = OrganisationLimits(limits), on_sent
 
     def handlers(self) -> Any:
         """Returns the methods under their names; requests and replies stay bytes."""
@@ -194,7 +197,7 @@ class _Service:
         return _whole(grant, f"{organisation!r} has no grant for bundle {asked.bundle}", context)
 
     def _range(self, data: bytes, context: _Context) -> Iterator[bytes]:
-        asked, _ = self._admit(RangeRequest, data, context)
+        asked, organisation = self._admit(RangeRequest, data, context)
         served = self._index().objects.get(asked.object)
         if served is None:
             _refuse(context, grpc.StatusCode.NOT_FOUND, f"no object {asked.object} is served")
@@ -203,6 +206,7 @@ class _Service:
             _refuse(context, grpc.StatusCode.OUT_OF_RANGE, fault)
         try:
             yield from _pieces(served.path, asked.start, asked.length)
+            self._on_sent(organisation, asked)
         except OSError:  # its text has the path, which is nobody else's business
             _refuse(context, grpc.StatusCode.DATA_LOSS, f"the server cannot read its object {asked.object}")
 

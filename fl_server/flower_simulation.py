@@ -4,39 +4,20 @@ import importlib.util
 import time
 from pathlib import Path
 
-from fl_server.in_process import CLIENT_APP
 from fl_server.owner import OwnerRunSettings, check_clients, read_rounds, read_settings
 from fl_server.rounds import raise_if_failed
 from fl_server.server_app import OWNER_VARIABLE
-from fl_server.superlink import SuperLink, running_superlink
+from fl_server.simulation_superlink import running_superlink
+from fl_server.superlink import SuperLink
 from scaleot_core.errors import EngineError, InputError
+from scaleot_core.flower_app import APP, APP_FILE
 from scaleot_core.progress import Reporter, Stage
 
-SERVER_APP = "fl_server.server_app:app"
 DATA_OWNERS_VARIABLE = "SCALEOT_DATA_OWNERS"
 POLL_SECONDS = 3.0
 START_ALLOWANCE_SECONDS = 300.0
 """Ray and the apps take this long to start, at most."""
 LOG_LINES = 40
-
-_APP = """\
-[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "scaleot-simulation"
-version = "1.0.0"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "scaleot"
-
-[tool.flwr.app.components]
-serverapp = "{server_app}"
-clientapp = "{client_app}"
-"""
-"""An app without code of its own: it names the installed modules."""
 
 
 def run_with_flower(owner_directory: Path, data_owners_directory: Path, reporter: Reporter) -> None:
@@ -61,7 +42,7 @@ def run_with_flower(owner_directory: Path, data_owners_directory: Path, reporter
     with running_superlink(variables) as superlink:
         app = superlink.folder / "app"
         app.mkdir()
-        (app / "pyproject.toml").write_text(_APP.format(server_app=SERVER_APP, client_app=CLIENT_APP), encoding="utf-8")
+        (app / APP_FILE).write_text(APP, encoding="utf-8")
         run_id = superlink.submit(app, settings=_simulation_settings(clients))
         _follow(superlink, run_id, owner_directory, reporter)
 

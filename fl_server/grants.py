@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from fl_server.registry import Registry, Status
 from fl_server.repository_state import published_version
 from fl_server.sealed_versions import SealedVersion, read_sealed
 from scaleot_core.bundle import Recipient, SigningKey, issue_grant, load_signing_key
@@ -50,6 +51,17 @@ def issue_grants(home: Path, recipients: Mapping[str, Recipient]) -> dict[str, P
     except OSError as error:
         raise OutputError(f"{directory} cannot be written: {error.strerror or error}") from error
     return places
+
+
+def grant_to_members(home: Path, registry: Registry) -> None:
+    """Grants the published emulator to every active organisation that has no grant yet, and takes it from the others.
+
+    Raises:
+        InputError: nothing is published, or the owner's key cannot be read.
+    """
+    active = {member.name: member.recipient for member in registry.members() if member.status is Status.ACTIVE}
+    if set(active) != {name for name, _ in grant_files(home)}:
+        issue_grants(home, active)
 
 
 def grant_files(home: Path) -> dict[tuple[str, str], bytes]:

@@ -11,10 +11,9 @@ from flwr.clientapp import ClientApp
 from fl_server.grid import InProcessGrid
 from fl_server.owner import check_clients
 from fl_server.server_app import OWNER_KEY, app, reporting
+from scaleot_core.flower_app import CLIENT_APP
 from scaleot_core.progress import Reporter
 
-CLIENT_APP = "fl_clients.client_app:app"
-"""Named as Flower names an app; the model owner's side never imports the data owner's."""
 _RELEASE_EMULATORS = "fl_clients.client_app:release_emulators"
 DATA_OWNER_KEY = "data-owner"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from fl_server.audit_log import create_audit_log
 from fl_server.authority import AUTHORITY_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY, create_authority
 from fl_server.registry import create_registry
-from fl_server.repository import create_repository
 from scaleot_core.bundle.files import new_directory
 from scaleot_core.bundle.key_files import save_signing_key, save_verifying_key
 from scaleot_core.bundle.keys import VerifyingKey, generate_signing_key
@@ -68,6 +67,8 @@ def create_owner_home(root: Path, hosts: Sequence[str], *, now: datetime) -> Ver
         InputError: a host is neither a host name nor an address.
         OutputError: the home exists already, or cannot be written.
     """
+    from fl_server.repository import create_repository  # loads torch, and a home's paths are all that the edge needs
+
     owner = generate_signing_key()
     with new_directory(root) as building:
         building.chmod(0o700)

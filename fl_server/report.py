@@ -6,7 +6,6 @@ from fl_server.memory import peak_memory_bytes
 from fl_server.owner import RoundRecord
 from fl_server.privacy import reported_privacy
 from fl_server.versions import versions
-from fl_server.workspace import organisation
 from scaleot_core.bundle import SealedBundle
 from scaleot_core.compression.emulator import EmulatorReport
 from scaleot_core.compression.importance import ImportanceReport
@@ -41,6 +40,8 @@ class Findings:
     described: EmulatorReport
     sealed: SealedBundle
     model_privacy: ReportedModelPrivacy
+    recipients: tuple[str, ...]
+    """Whom the emulator was made readable for."""
 
 
 def make_report(findings: Findings, seconds: StageSeconds) -> Report:
@@ -49,9 +50,7 @@ def make_report(findings: Findings, seconds: StageSeconds) -> Report:
         results=findings.results,
         emulator=_emulator(findings),
         federation=_federation(findings),
-        bundle=ReportedBundle(
-            findings.sealed.size_bytes, findings.sealed.digest, _recipients(findings.run.federation.clients)
-        ),
+        bundle=ReportedBundle(findings.sealed.size_bytes, findings.sealed.digest, findings.recipients),
         privacy=reported_privacy(findings.run, findings.rounds),
         model_privacy=findings.model_privacy,
         seconds=seconds,
@@ -106,7 +105,3 @@ def _federation(findings: Findings) -> ReportedFederation:
         bytes_down_per_client=findings.sealed.size_bytes + sum(record.bytes_down for record in rounds) // clients,
         bytes_up_per_client=sum(record.bytes_up for record in rounds) // clients,
     )
-
-
-def _recipients(clients: int) -> tuple[str, ...]:
-    return tuple(organisation(number) for number in range(clients))

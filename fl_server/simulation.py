@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fl_server.checkpoint import best_round
 from fl_server.compress import load_full_model
 from fl_server.data import Data, read_data
 from fl_server.failure_logs import explained_failures
@@ -14,16 +13,16 @@ from fl_server.flower_simulation import run_with_flower
 from fl_server.in_process import run_in_process
 from fl_server.model_privacy import Target, measure_model_privacy
 from fl_server.owner import (
-    OwnerRunSettings,
     RoundRecord,
     read_adapter,
     read_rounds,
     round_adapter_file,
     write_run,
 )
-from fl_server.privacy import asked_training, check_privacy, own_privacy, server_noise
+from fl_server.privacy import check_privacy, own_privacy
 from fl_server.reference import full_fine_tuned
 from fl_server.report import Findings, make_report
+from fl_server.run_settings import run_settings
 from fl_server.sealing import compress, initial_adapter, seal_emulator
 from fl_server.stopwatch import Stopwatch
 from fl_server.workspace import (
@@ -31,10 +30,12 @@ from fl_server.workspace import (
     Workspace,
     create_workspace,
     open_as_data_owner,
+    organisation,
     settle_data_owners,
 )
+from fl_server.worth import measure_worth
 from scaleot_core.adapters.adapter import AdapterSpec
-from scaleot_core.adapters.plug_in import plugged_in, save_adapter
+from scaleot_core.adapters.plug_in import save_adapter
 from scaleot_core.bundle import SealedBundle, save_verifying_key
 from scaleot_core.compression.emulator import Emulator, EmulatorReport, read_emulator
 from scaleot_core.compression.importance import ImportanceReport
@@ -42,12 +43,10 @@ from scaleot_core.compression.importance_store import save_importance
 from scaleot_core.compression.plan import LayerPlan
 from scaleot_core.config import to_toml
 from scaleot_core.evaluation import Metrics, evaluate
-from scaleot_core.federation.rules import Aggregation
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.report import Report, ReportedModelPrivacy, Results, write_report
 from scaleot_core.run_file import RunFile
-from scaleot_core.seeds import derive_seed
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import Record
 
@@ -129,7 +128,15 @@ def simulate(run: RunFile, directory: Path, reporter: Reporter) -> Report:
     if run.evaluation.full_fine_tuning:
         results = replace(results, full_fine_tuning=_full_fine_tuning(session))
     save_adapter(full.model, full.layout, federated.spec, measured.adapter, directory / "adapter")
-    findings = Findings(run, full, results, federated.rounds, **vars(compressed), model_privacy=measured.model_privacy)
+    findings = Findings(
+        run,
+        full,
+        results,
+        federated.rounds,
+        **vars(compressed),
+        model_privacy=measured.model_privacy,
+        recipients=tuple(organisation(number) for number in range(run.federation.clients)),
+    )
     report = make_report(findings, watch.read())
     write_report(report, directory)
     return report
@@ -163,7 +170,14 @@ def _federate(session: _Session, compressed: _Compressed) -> _Federated:
         policy=_policy(run),
         privacy=own_privacy(run),
     )
-    settings = _run_settings(run, spec, compressed.sealed)
+    name = f"simulation-{compressed.sealed.bundle_id}"
+    settings = run_settings(
+        run,
+        spec,
+        compressed.sealed.digest,
+        name=name,
+        node_wait_seconds=run.federation.round_deadline_seconds,
+    )
     write_run(workspace.owner_directory, settings, initial, owner=workspace.owner_key, members=members)
     owners = workspace.data_owner_directories(run.federation.clients)
     with explained_failures(owners):
@@ -190,61 +204,16 @@ def _policy(run: RunFile) -> dict[str, float]:
     }
 
 
-def _run_settings(run: RunFile, spec: AdapterSpec, sealed: SealedBundle) -> OwnerRunSettings:
-    federation = run.federation
-    return OwnerRunSettings(
-        run=f"simulation-{sealed.bundle_id}",
-        clients=federation.clients,
-        clients_per_round=federation.clients_per_round,
-        rounds=federation.rounds,
-        local_steps=federation.local_steps,
-        batch_size=federation.batch_size,
-        learning_rate=federation.learning_rate,
-        optimizer=federation.optimizer,
-        max_tokens=federation.max_tokens,
-        aggregation=Aggregation(federation.aggregation),
-        trimmed_share=federation.trimmed_share,
-        assumed_attackers=federation.assumed_attackers,
-        adapter=spec,
-        bundle_digest=sealed.digest,
-        privacy=asked.privacy if (asked := asked_training(run)) else None,
-        client_level=server_noise(run),
-        seed=derive_seed(run.seed, "federation"),
-        quorum=federation.quorum,
-        over_selection=federation.over_selection,
-        round_deadline_seconds=federation.round_deadline_seconds,
-        node_wait_seconds=federation.round_deadline_seconds,
-    )
-
-
 def _measure(session: _Session, sealed: SealedBundle, federated: _Federated, zero_shot: Metrics) -> _Measured:
     """Measures and attacks the emulator as the first data owner opens it; the chosen adapter in it and plugged in."""
     full, spec = session.full, federated.spec
     with session.watch.stage("open"), open_as_data_owner(session.workspace, sealed, 0) as opened:
         emulator = read_emulator(opened.files, device=full.model.device)
-    emulator_zero_shot = session.evaluate("emulator zero-shot", emulator)
-    adapter = _best_adapter(session, emulator, federated)
-    with plugged_in(emulator.model, emulator.layout, spec, adapter):
-        emulator_tuned = session.evaluate("emulator tuned", emulator)
-    with plugged_in(full.model, full.layout, spec, adapter):
-        plug_in = session.evaluate("plug-in", full)
+    worth = measure_worth(full, emulator, spec, federated.adapters, data=session.data, evaluate=session.evaluate)
     target = Target(full, emulator, sealed.digest, zero_shot)
     model_privacy = measure_model_privacy(session.run, target, session.data, session.reporter)
-    return _Measured(Results(zero_shot, emulator_zero_shot, emulator_tuned, plug_in, None), adapter, model_privacy)
-
-
-def _best_adapter(session: _Session, emulator: Emulator, federated: _Federated) -> TensorDict:
-    """Returns the adapter of the last round or, with validation records, of the best one on the emulator."""
-    if not session.data.validation:
-        return federated.adapters[-1]
-    candidates = []
-    for adapter in federated.adapters:
-        with plugged_in(emulator.model, emulator.layout, federated.spec, adapter):
-            metrics = session.evaluate("a round's adapter, on validation records", emulator, session.data.validation)
-        candidates.append((adapter, metrics.loss))
-    number, best = best_round(candidates)
-    session.reporter.note(f"the adapter of round {number} has the least validation loss on the emulator")
-    return best
+    results = Results(zero_shot, worth.emulator_zero_shot, worth.emulator_tuned, worth.plug_in, None)
+    return _Measured(results, worth.adapter, model_privacy)
 
 
 def _full_fine_tuning(session: _Session) -> Metrics:

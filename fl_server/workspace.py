@@ -1,8 +1,7 @@
 """The directories of a simulated federation: the model owner's, and one for every data owner with keys and grant."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from scaleot_core.privacy.data_set import fingerprint
 from scaleot_core.privacy.ledger_file import create_ledger
 from scaleot_core.privacy.ledger_lines import LedgerTerms
 from scaleot_core.privacy.private_rounds import unit_of
-from scaleot_core.training.data import Record, read_records
+from scaleot_core.training.data import Record, read_records, write_records
 
 DATA_FILE, GRANT_FILE, IDENTITY_FILE, OWNER_KEY_FILE = "train.jsonl", "grant.json", "identity.key", "owner.pub"
 SIGNING_KEY_FILE = "signing.key"
@@ -106,8 +105,7 @@ def settle_data_owners(
             not_after=datetime.now(UTC) + BUNDLE_LIFETIME,
         )
         (directory / GRANT_FILE).write_bytes(grant)
-        with (directory / DATA_FILE).open("w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
+        write_records(directory / DATA_FILE, records)
         own = {
             "organisation": organisation(number),
             "data": DATA_FILE,

@@ -45,9 +45,24 @@ def read_run_file(path: Path | None, overrides: Sequence[str]) -> RunFile:
     _make_paths_absolute(changes, Path())
     _merge(document, changes)
     run, found = _validate(document)
+    _find_paths(document, found)
     faults += [f"{fault} (from --set)" if _is_set(changes, key) else fault for key, fault in found.items()]
     if faults or run is None:
         raise RunFileError(source, tuple(faults))
+    return run
+
+
+def read_run_file_elsewhere(path: Path) -> RunFile:
+    """Reads a run file where the model and the texts that it names are not: on a server that must not see them.
+
+    Raises:
+        RunFileError: with every fault of the file at once.
+    """
+    document = _parse(path)
+    _make_paths_absolute(document, path.parent)
+    run, faults = _validate(document)
+    if faults or run is None:
+        raise RunFileError(str(path), tuple(faults.values()))
     return run
 
 
@@ -64,6 +79,7 @@ def with_settings(run: RunFile, settings: Mapping[str, Any]) -> RunFile:
     document = run.model_dump(exclude_unset=True)  # a default that follows another key follows its new value
     _merge(document, changes)
     changed, faults = _validate(document)
+    _find_paths(document, faults)
     if faults or changed is None:
         raise RunFileError(", ".join(f"{key} = {value!r}" for key, value in settings.items()), tuple(faults.values()))
     return changed
@@ -170,6 +186,11 @@ def _validate(document: Document) -> tuple[RunFile | None, dict[Key, str]]:
         faults.setdefault(
             ("federation", "aggregation"), f'federation.aggregation: got "{aggregation}", expected {fault}'
         )
+    return run, faults
+
+
+def _find_paths(document: Document, faults: dict[Key, str]) -> None:
+    """Adds a fault for every path that leads to nothing, or to something of another kind."""
     for (section, key), kind in PATH_KEYS.items():
         table = document.get(section)
         if (
@@ -181,4 +202,3 @@ def _validate(document: Document) -> tuple[RunFile | None, dict[Key, str]]:
             fault = path_fault(value, kind)
             if fault:
                 faults[section, key] = f"{section}.{key}: {fault}"
-    return run, faults

@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from scaleot_core.address import parse_address
+from scaleot_core.errors import InputError
+
 BuilderName = Literal["scaleot", "uniform", "distilled", "importance_drop", "crash", "gradot"]
 AggregationName = Literal["fedavg", "ffa", "product", "median", "trimmed_mean", "multi_krum", "geometric_median"]
 
@@ -259,6 +262,24 @@ class ModelPrivacySection(Section):
         return steps
 
 
+class ServeSection(Section):
+    """Where ``scaleot serve`` listens, and how much of the network it stands."""
+
+    fleet: str = Field("127.0.0.1:9443", description="host:port where the data owners' nodes connect, by HTTPS")
+    distribution: str = Field("127.0.0.1:9444", description="host:port that gives out sealed emulators, by gRPC")
+    superlink_port: int = Field(9445, ge=1, le=65_535, description="Flower's own port, on this machine alone")
+    max_request_mib: int = Field(16, ge=6, le=1024, description="largest request; Flower sends tensors by 5 MiB")
+    requests_per_second: float = Field(50.0, ge=1, description="of one network address; three nodes need about 5")
+
+    @field_validator("fleet", "distribution", mode="after")
+    @classmethod
+    def _are_addresses(cls, text: str) -> str:
+        try:
+            return str(parse_address(text))
+        except InputError as error:
+            raise PydanticCustomError("scaleot", "{fault}", {"fault": str(error)}) from error
+
+
 def _section(model: type[Section], purpose: str) -> Any:
     build: Callable[[], Section] = model
     return Field(default_factory=build, description=purpose)
@@ -290,6 +311,7 @@ class RunFile(Section):
     evaluation: EvaluationSection = _section(EvaluationSection, "what is measured")
     model_privacy: ModelPrivacySection = _section(ModelPrivacySection, "what can be made of the emulator")
     compare: CompareSection = _section(CompareSection, "what scaleot compare sets side by side")
+    serve: ServeSection = _section(ServeSection, "where scaleot serve listens")
 
     @model_validator(mode="after")
     def _aggregation_fits(self) -> "RunFile":

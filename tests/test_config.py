@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from scaleot_core.config import read_run_file, to_toml, with_settings
+from scaleot_core.config import read_run_file, read_run_file_elsewhere, to_toml, with_settings
 from scaleot_core.errors import RunFileError
 from scaleot_core.run_file import AdapterSection, FederationSection, RunFile
 
@@ -44,6 +44,7 @@ def test_a_run_file_has_the_sections_and_keys_that_tools_rely_on() -> None:
         "evaluation": {"examples", "full_fine_tuning"},
         "compare": {"builders", "seeds"},
         "model_privacy": {"strong_emulator_steps", "healing_steps", "disclosure_record"},
+        "serve": {"fleet", "distribution", "superlink_port"},
     }
     document = RunFile().model_dump()
     assert document.keys() == {"seed", *promised}
@@ -292,3 +293,17 @@ def test_the_server_s_noise_is_made_for_a_sum_and_for_no_other_rule(aggregation:
         None, "privacy.mechanism=client-level", f"federation.aggregation={aggregation}", "federation.clients=9"
     )
     assert 'expected "fedavg" or "ffa" beside privacy.mechanism = "client-level"' in fault
+
+
+def test_a_server_reads_the_file_whose_model_and_texts_it_must_not_see(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.toml", '[model]\nsource = "vault/model"\n[data]\ntest = "vault/test.jsonl"')
+    assert len(faults_of(path)) == 2
+    run = read_run_file_elsewhere(path)
+    assert (run.model.source, run.data.test) == (str(tmp_path / "vault/model"), str(tmp_path / "vault/test.jsonl"))
+
+
+def test_whatever_else_is_wrong_the_server_refuses_as_everybody(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.toml", '[model]\nsource = "vault/model"\n[federation]\nrounds = 0\nround = 3')
+    with pytest.raises(RunFileError) as caught:
+        read_run_file_elsewhere(path)
+    assert len(caught.value.faults) == 2

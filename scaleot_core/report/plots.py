@@ -1,6 +1,6 @@
 """The plots of the report as SVG text for a page: no files, no scripts, the same text for the same report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -80,15 +80,19 @@ def layers_plot(report: Report) -> str:
 
 
 def rounds_plot(report: Report) -> str:
-    """Draws the clients' mean training loss after each round; a round without one leaves a hole."""
+    """Draws the clients' mean training loss after each round of a report."""
+    return losses_plot({one.round: one.train_loss for one in report.federation.rounds})
+
+
+def losses_plot(losses: Mapping[int, float | None]) -> str:
+    """Draws the loss of each round, by its number; a round without one leaves a hole."""
     with plot_style():
-        rounds = report.federation.rounds
         figure = Figure(figsize=(WIDTH_INCHES, 2.4), layout="constrained")
         axes = figure.subplots()
-        numbers = [one.round for one in rounds]
-        losses = [float("nan") if one.train_loss is None else one.train_loss for one in rounds]
+        numbers = list(losses)
         axes.margins(y=0.12)
-        axes.plot(numbers, losses, marker="o", color=MODEL_COLOURS["emulator_tuned"])
+        heights = [float("nan") if loss is None else loss for loss in losses.values()]
+        axes.plot(numbers, heights, marker="o", color=MODEL_COLOURS["emulator_tuned"])
         axes.set_xlabel("round")
         axes.set_ylabel("mean training loss")
         axes.set_ylim(bottom=0)

@@ -23,6 +23,7 @@ from scaleot_core.training.records import (
     Record,
     TextRecord,
     read_records,
+    write_records,
 )
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "partition_records",
     "read_records",
     "text_blocks",
+    "write_records",
 ]

@@ -16,8 +16,8 @@ The first row of the table whose fields a line has all of decides its kind; othe
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from scaleot_core.errors import DataError
@@ -101,6 +101,12 @@ def read_records(path: Path) -> tuple[Record, ...]:
     if not records:
         raise DataError(f"{path} is empty: expected one JSON object on each line")
     return tuple(records)
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Writes records as JSON lines that ``read_records`` reads back as they were."""
+    with path.open("w", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -6,8 +6,7 @@ from pathlib import Path
 from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
 
-from fl_server.flower_simulation import SERVER_APP
-from fl_server.in_process import CLIENT_APP
+from scaleot_core.flower_app import CLIENT_APP, SERVER_APP
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fl_server import process_guard
-from fl_server.process_guard import processes_of, stop_processes
+from scaleot_core import process_guard
+from scaleot_core.process_guard import processes_of, stop_processes
 
 SLEEPS = "import time; print('up', flush=True); time.sleep(120)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPS
@@ -81,7 +81,7 @@ def test_the_guard_cleans_up_when_its_holder_is_killed(tmp_path: Path, household
     ours = household.start(folder)
     holder_code = (
         "import subprocess, sys, time\n"
-        f"command = [sys.executable, '-m', 'fl_server.process_guard', {str(folder)!r}]\n"
+        f"command = [sys.executable, '-m', 'scaleot_core.process_guard', {str(folder)!r}, '--remove']\n"
         "guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)\n"
         "print('up', flush=True); time.sleep(120)"
     )

@@ -1,0 +1,47 @@
+"""What ``scaleot doctor`` asks of a data owner's home."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from fl_clients.membership import Membership, read_membership
+from fl_clients.policy import DATA_OWNER_FILE
+from scaleot_core.doctor import Check, certificate_chain, describe_gpu, private_files
+from scaleot_core.errors import InputError, ScaleOTError
+from scaleot_core.reaching import compare_clocks, reach
+
+
+def check_home(home: Path) -> Sequence[Check] | None:
+    """Returns the checks of a data owner's home; ``None`` if it is something else."""
+    if not (home / DATA_OWNER_FILE).is_file():
+        return None
+    checks = [Check("keys", partial(private_files, home)), Check("admission", partial(_admission, home))]
+    try:
+        membership = read_membership(home)
+    except ScaleOTError:
+        return checks  # the check of the admission says why
+    tls = membership.tls
+    return [
+        *checks,
+        Check("certificate", lambda: certificate_chain(tls, datetime.now(UTC))),
+        Check("device", partial(_device, membership)),
+        Check("fleet", lambda: reach(membership.fleet, tls)),
+        Check("distribution", lambda: reach(membership.distribution, tls)),
+        Check("clock", lambda: compare_clocks(membership.fleet, tls)),
+    ]
+
+
+def _admission(home: Path) -> str:
+    membership = read_membership(home)
+    return f"{membership.own.organisation}, at {membership.fleet}"
+
+
+def _device(membership: Membership) -> str:
+    import torch
+
+    if membership.own.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f'device = "cuda" in {DATA_OWNER_FILE}, but PyTorch sees no GPU: install its CUDA build, or "cpu"'
+        )
+    return f"{membership.own.device}: {describe_gpu()}"

@@ -1,0 +1,69 @@
+"""What the adapters of a federation are worth: the chosen one in the emulator, and plugged into the full model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fl_server.checkpoint import best_round
+from fl_server.data import Data
+from scaleot_core.adapters.adapter import AdapterSpec
+from scaleot_core.adapters.plug_in import plugged_in
+from scaleot_core.compression.emulator import Emulator
+from scaleot_core.evaluation import Metrics
+from scaleot_core.models.loading import LanguageModel
+from scaleot_core.shapes import TensorDict
+from scaleot_core.training.data import Record
+
+
+class Evaluation(Protocol):
+    """Measures a model on the held-out records, or on others, and says what is being measured."""
+
+    def __call__(
+        self, title: str, held: LanguageModel | Emulator, records: tuple[Record, ...] | None = None, /
+    ) -> Metrics:
+        """Returns the measures; ``title`` is for people who wait."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """The three measures that need a federation, and the adapter that they are of."""
+
+    emulator_zero_shot: Metrics
+    emulator_tuned: Metrics
+    plug_in: Metrics
+    adapter: TensorDict
+
+
+def measure_worth(
+    full: LanguageModel,
+    emulator: Emulator,
+    spec: AdapterSpec,
+    adapters: Sequence[TensorDict],
+    *,
+    data: Data,
+    evaluate: Evaluation,
+) -> Worth:
+    """Measures the last of the rounds' adapters or, with validation records, the best one on the emulator.
+
+    Both models are left as they were.
+    """
+    emulator_zero_shot = evaluate("emulator zero-shot", emulator)
+    adapter = _best_adapter(emulator, spec, adapters, data, evaluate)
+    with plugged_in(emulator.model, emulator.layout, spec, adapter):
+        emulator_tuned = evaluate("emulator tuned", emulator)
+    with plugged_in(full.model, full.layout, spec, adapter):
+        plug_in = evaluate("plug-in", full)
+    return Worth(emulator_zero_shot, emulator_tuned, plug_in, adapter)
+
+
+def _best_adapter(
+    emulator: Emulator, spec: AdapterSpec, adapters: Sequence[TensorDict], data: Data, evaluate: Evaluation
+) -> TensorDict:
+    if not data.validation:
+        return adapters[-1]
+    candidates: list[tuple[TensorDict, float | None]] = []
+    for adapter in adapters:
+        with plugged_in(emulator.model, emulator.layout, spec, adapter):
+            metrics = evaluate("a round's adapter, on validation records", emulator, data.validation)
+        candidates.append((adapter, metrics.loss))
+    return best_round(candidates)[1]

@@ -1,0 +1,47 @@
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from fl_clients.join import PARTS
+from fl_clients.join_commands import PartName
+from fl_clients.membership import make_secret, read_membership
+from scaleot_core.errors import InputError
+from tests.support.deployments import Deployed, build_deployment
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+    return build_deployment(tmp_path_factory.mktemp("federation"))
+
+
+@pytest.fixture
+def home(built: Deployed, tmp_path: Path) -> Path:
+    return shutil.copytree(built.data_owner_homes[0], tmp_path / "data-owner-0")
+
+
+def test_a_home_knows_where_its_federation_is(home: Path, built: Deployed) -> None:
+    membership = read_membership(home)
+    assert str(membership.fleet) == built.run.serve.fleet
+    assert str(membership.distribution) == built.run.serve.distribution
+    assert membership.runtime.is_loopback
+
+
+def test_the_secret_is_made_once_for_this_user_alone(home: Path) -> None:
+    membership = read_membership(home)
+    make_secret(membership)
+    secret = membership.secret.read_bytes()
+    make_secret(membership)
+    assert membership.secret.read_bytes() == secret
+    assert stat.S_IMODE(membership.secret.stat().st_mode) == 0o600
+
+
+def test_a_path_that_flower_would_misread_is_refused(home: Path) -> None:
+    strange = home.rename(home.with_name('data"owner'))
+    with pytest.raises(InputError, match="without quotes"):
+        read_membership(strange)
+
+
+def test_the_parts_of_the_command_line_are_those_that_are_supervised() -> None:
+    assert set(PartName.__args__) == set(PARTS)  # type: ignore[attr-defined]

@@ -1,0 +1,99 @@
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from fl_server.enrolment import revoke
+from fl_server.federation_status import FederationStatus, read_federation_status
+from fl_server.new_run import begin_run
+from fl_server.owner_home import OwnerHome
+from fl_server.status_page import status_app
+from fl_server.status_table import headline
+from scaleot_core.cli import VERBS_GROUP, run
+from scaleot_core.progress import SilentReporter
+from tests.support.deployments import Deployed, build_deployment
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+    return build_deployment(tmp_path_factory.mktemp("federation"))
+
+
+@pytest.fixture
+def home(built: Deployed, tmp_path: Path) -> Path:
+    home = shutil.copytree(built.owner_home, tmp_path / "owner")
+    (home / "superlink").mkdir(mode=0o700, exist_ok=True)
+    return home
+
+
+def seen(home: Path, **seconds_ago: float) -> None:
+    stamps = {name.replace("_", "-"): (NOW - timedelta(seconds=ago)).timestamp() for name, ago in seconds_ago.items()}
+    (home / "superlink/seen.json").write_text(json.dumps(stamps))
+
+
+def status(home: Path) -> FederationStatus:
+    return read_federation_status(home, now=NOW)
+
+
+def test_before_the_first_start_it_says_what_to_do(home: Path) -> None:
+    assert headline(status(home)) == "no run yet: start scaleot serve"
+    assert status(home).waits_for == ()
+
+
+def test_who_is_enrolled_online_and_revoked_is_told(home: Path) -> None:
+    seen(home, data_owner_0=1.0, data_owner_1=300.0)
+    revoke(OwnerHome(home), "data-owner-2", from_round=1, reason="left", now=NOW)
+    found = {one.name: (one.membership, one.is_online, one.doing) for one in status(home).organisations}
+    assert found == {
+        "data-owner-0": ("active", True, "idle"),
+        "data-owner-1": ("active", False, "away"),
+        "data-owner-2": ("revoked", False, "away"),
+    }
+
+
+def test_a_run_that_waits_for_organisations_names_them_and_why(home: Path) -> None:
+    begin_run(home, SilentReporter())
+    seen(home, data_owner_0=1.0)
+    found = status(home)
+    assert "waiting for organisations before round 1 of 2" in headline(found)
+    assert found.waits_for == ("data-owner-1: not connected", "data-owner-2: not connected")
+
+
+def test_a_download_under_way_is_told_in_percent(home: Path) -> None:
+    (home / "superlink/downloads.json").write_text(json.dumps({"data-owner-1": 0.25, "data-owner-2": 1.0}))
+    found = {one.name: one.doing for one in status(home).organisations}
+    assert found["data-owner-1"] == "fetching the emulator, 25%"
+    assert found["data-owner-2"] == "away"
+
+
+def test_the_command_prints_one_json_document(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", str(home), "--json"], entry_points(group=VERBS_GROUP)) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in document["organisations"]] == ["data-owner-0", "data-owner-1", "data-owner-2"]
+
+
+def test_the_page_shows_the_same_and_takes_no_orders(home: Path) -> None:
+    begin_run(home, SilentReporter())
+    client = TestClient(status_app(home), base_url="http://127.0.0.1")
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "data-owner-0" in page.text
+    assert "not connected" in page.text
+    assert "<script" not in page.text
+    assert client.get("/status.json").json()["run"]["rounds"] == 2
+    assert client.get("/report").status_code == 404
+    assert client.post("/").status_code == 405
+
+
+def test_a_home_that_cannot_be_believed_is_said_on_the_page(home: Path) -> None:
+    path = home / "organisations.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"data-owner-1", b"data-owner-9"))
+    answer = TestClient(status_app(home), base_url="http://127.0.0.1").get("/")
+    assert answer.status_code == 500
+    assert "organisations.jsonl" in answer.text

@@ -1,0 +1,94 @@
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from fl_server.deployment import check_ports, make_secret, read_deployment
+from fl_server.new_run import begin_run, continue_run
+from fl_server.node_keys import ApprovedNodes, approved_nodes
+from fl_server.owner import read_settings
+from fl_server.registry import Registry
+from fl_server.serve import PARTS, PURPOSE
+from fl_server.serve_commands import PartName
+from scaleot_core.errors import InputError, RunFileError
+from scaleot_core.progress import SilentReporter
+from tests.support.deployments import Deployed, build_deployment
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+    return build_deployment(tmp_path_factory.mktemp("federation"))
+
+
+@pytest.fixture
+def home(built: Deployed, tmp_path: Path) -> Path:
+    return shutil.copytree(built.owner_home, tmp_path / "owner")
+
+
+def test_a_home_is_read_with_its_three_addresses(home: Path, built: Deployed) -> None:
+    deployment = read_deployment(home)
+    assert str(deployment.fleet) == built.run.serve.fleet
+    assert str(deployment.distribution) == built.run.serve.distribution
+    assert deployment.superlink.is_loopback
+    check_ports(deployment.fleet, deployment.distribution, deployment.superlink)
+
+
+def test_addresses_that_share_a_port_are_refused(home: Path, built: Deployed) -> None:
+    text = (home / "owner.toml").read_text().replace(built.run.serve.distribution, built.run.serve.fleet)
+    (home / "owner.toml").write_text(text)
+    with pytest.raises(InputError, match="three different ports"):
+        read_deployment(home)
+
+
+@pytest.mark.parametrize("fault", ['fleet = "nowhere"', "superlink_port = 0", 'unknown = "x"'])
+def test_faults_of_the_settings_are_listed(home: Path, fault: str) -> None:
+    text = (home / "owner.toml").read_text()
+    start = text.index("[serve]")
+    (home / "owner.toml").write_text(f"{text[:start]}[serve]\n{fault}\n")
+    with pytest.raises(RunFileError, match="serve"):
+        read_deployment(home)
+
+
+def test_the_secret_is_made_once_for_this_user_alone(home: Path) -> None:
+    deployment = read_deployment(home)
+    make_secret(deployment)
+    secret = deployment.secret.read_bytes()
+    make_secret(deployment)
+    assert deployment.secret.read_bytes() == secret
+    assert stat.S_IMODE(deployment.secret.stat().st_mode) == 0o600
+
+
+def test_the_parts_of_the_command_line_are_those_that_are_supervised() -> None:
+    assert set(PartName.__args__) == set(PARTS)  # type: ignore[attr-defined]
+    assert PURPOSE in PARTS
+
+
+def test_a_run_begins_once_and_is_gone_on_with(home: Path) -> None:
+    continue_run(home, SilentReporter())
+    first = read_settings(home / "run").run
+    continue_run(home, SilentReporter())
+    assert read_settings(home / "run").run == first
+
+
+def test_a_new_run_sets_the_old_one_aside(home: Path) -> None:
+    begin_run(home, SilentReporter())
+    first = read_settings(home / "run").run
+    begin_run(home, SilentReporter())
+    assert read_settings(home / "run").run != first
+    assert read_settings(home / "past-runs" / first).run == first
+
+
+def test_a_run_of_an_older_emulator_is_not_gone_on_with_unasked(home: Path) -> None:
+    begin_run(home, SilentReporter())
+    settings = read_settings(home / "run")
+    older = settings.model_copy(update={"bundle_digest": "0" * 64})
+    (home / "run/federation.json").write_text(older.model_dump_json())
+    with pytest.raises(InputError, match="--new-run"):
+        continue_run(home, SilentReporter())
+
+
+def test_the_edge_knows_every_approved_node(home: Path, built: Deployed) -> None:
+    names = {own.name for own in built.data_owner_homes}
+    assert set(approved_nodes(Registry(home / "organisations.jsonl"))) == names
+    assert set(ApprovedNodes(home / "organisations.jsonl")().values()) == names

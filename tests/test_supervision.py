@@ -1,0 +1,129 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scaleot_core import supervision
+from scaleot_core.errors import InputError
+from scaleot_core.progress import SilentReporter
+from scaleot_core.supervision import SupervisedProcess, child_environment, sole_process, supervise
+
+SUPERVISOR = """
+import sys
+from pathlib import Path
+from scaleot_core.progress import LogReporter
+from scaleot_core.supervision import SupervisedProcess, child_environment, supervise
+folder = Path(sys.argv[1])
+worker = "import os, time; open(sys.argv[1] + '/pid', 'w').write(str(os.getpid())); time.sleep(300)"
+command = (sys.executable, "-c", "import sys; " + worker, sys.argv[1])
+sys.exit(supervise([SupervisedProcess("worker", command, child_environment(folder / "worker"))], folder, LogReporter()))
+"""
+
+
+def process(name: str, code: str, folder: Path, *, is_purpose: bool = False) -> SupervisedProcess:
+    return SupervisedProcess(name, (sys.executable, "-c", code), child_environment(folder / name), is_purpose)
+
+
+def wait_for(path: Path, seconds: float = 30.0) -> str:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if path.exists() and (text := path.read_text()):
+            return text
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not come")
+
+
+def test_the_whole_ends_with_the_exit_code_of_its_purpose(tmp_path: Path) -> None:
+    parts = [
+        process("other", "import time; time.sleep(300)", tmp_path),
+        process("purpose", "raise SystemExit(3)", tmp_path, is_purpose=True),
+    ]
+    assert supervise(parts, tmp_path, SilentReporter()) == 3
+
+
+def test_a_process_that_dies_is_started_again_and_its_log_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "FIRST_PAUSE_SECONDS", 0.05)
+    mortal = f"open({str(tmp_path / 'lives')!r}, 'a').write('x'); print('a life'); raise SystemExit(1)"
+    watcher = (
+        f"import pathlib, time\nlives = pathlib.Path({str(tmp_path / 'lives')!r})\n"
+        "while not lives.exists() or len(lives.read_text()) < 3: time.sleep(0.05)"
+    )
+    parts = [process("mortal", mortal, tmp_path), process("purpose", watcher, tmp_path, is_purpose=True)]
+    assert supervise(parts, tmp_path, SilentReporter()) == 0
+    assert (tmp_path / "logs/mortal.log").read_text().count("a life") >= 3
+
+
+def test_a_killed_purpose_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "FIRST_PAUSE_SECONDS", 0.05)
+    mark = tmp_path / "mark"
+    code = (
+        f"import os, pathlib, signal\nmark = pathlib.Path({str(mark)!r})\n"
+        "if not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert supervise([process("purpose", code, tmp_path, is_purpose=True)], tmp_path, SilentReporter()) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_its_supervisor_however_that_ends(tmp_path: Path, number: signal.Signals) -> None:
+    supervisor = subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(tmp_path)], start_new_session=True)
+    try:
+        worker = psutil.Process(int(wait_for(tmp_path / "pid")))
+        supervisor.send_signal(number)
+        assert supervisor.wait(30) == (0 if number == signal.SIGTERM else -number)
+        worker.wait(30)
+    finally:
+        supervisor.kill()
+
+
+def test_no_secret_of_the_environment_reaches_a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    monkeypatch.setenv("https_proxy", "http://proxy:1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    environment = child_environment(tmp_path)
+    assert "hidden" not in str(environment)
+    assert "https_proxy" not in environment
+    assert environment["OMP_NUM_THREADS"] == "1"
+    assert environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+
+
+def test_a_second_process_on_one_state_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom scaleot_core.supervision import sole_process\n"
+        f"with sole_process(Path({str(tmp_path / 'lock')!r})):\n    print('up', flush=True); time.sleep(300)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "up\n"
+        with pytest.raises(InputError, match=str(holder.pid)), sole_process(tmp_path / "lock"):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with sole_process(tmp_path / "lock"):
+        assert (tmp_path / "lock").read_text() == str(os.getpid())
+
+
+def test_a_lock_goes_along_when_the_process_becomes_another_program(tmp_path: Path) -> None:
+    program = "import time; print('up', flush=True); time.sleep(300)"
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom scaleot_core.supervision import sole_process\n"
+        f"with sole_process(Path({str(tmp_path / 'lock')!r})):\n"
+        f"    os.execv(sys.executable, [sys.executable, '-c', {program!r}])\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "up\n"
+        with pytest.raises(InputError), sole_process(tmp_path / "lock"):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
