@@ -32,7 +32,7 @@ def introduce(message: Message, context: Context) -> Message:
     """Answers who this data owner is."""
 
     def work(directory: Path, payload: "Payload") -> "Payload":
-        from fl_clients.session import introduce
+        from fl_clients.introduction import introduce
 
         return introduce(directory, payload, now=datetime.now(UTC))
 

@@ -1,11 +1,11 @@
 """What a data owner's round comes to, and how it comes to it under a mechanism of privacy: through the ledger alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from fl_clients.own_ledger import check_has_ledger, ledger_terms, own_privacy
 from fl_clients.policy import DataOwnerFile, OwnPrivacy, PermittedInstructions
+from fl_clients.releases import LocalUpdate
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.errors import InputError, InstructionsRefusedError
 from scaleot_core.federation.messages import Instructions, PrivateRelease
@@ -20,18 +20,6 @@ from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.progress import SilentReporter
 from scaleot_core.seeds import derive_seed
 from scaleot_core.training.data import EncodedExample, Record
-
-
-@dataclass(frozen=True)
-class LocalUpdate:
-    """All that a round lets out of a data owner's records."""
-
-    blob: bytes
-    num_examples: int
-    """Taken as public, under a mechanism of privacy too: it is the update's weight and the sample's size."""
-    train_loss: float | None = None
-    """Under a mechanism it stays here."""
-    privacy: PrivateRelease | None = None
 
 
 def private_update(

@@ -17,7 +17,7 @@ from scaleot_core.privacy.ledger_file import create_ledger, read_chain
 from scaleot_core.privacy.ledger_head import check_head, mirrored_head, read_head
 from scaleot_core.privacy.ledger_lines import LedgerChain, LedgerTerms
 from scaleot_core.privacy.ledger_summary import LedgerSummary, summarise
-from scaleot_core.privacy.private_rounds import unit_of
+from scaleot_core.privacy.units import unit_of
 from scaleot_core.training.data import Record, read_records
 
 

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from scaleot_core.bundle.grant import Organisation
 from scaleot_core.errors import InputError, InstructionsRefusedError, RunFileError
 from scaleot_core.federation.messages import Instructions, MechanismName, PrivacyRequest
-from scaleot_core.privacy.private_rounds import unit_of
+from scaleot_core.privacy.units import unit_of
 
 DATA_OWNER_FILE = "data-owner.toml"
 

@@ -12,19 +12,31 @@ A directory appears whole or not at all.
 """
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fl_clients.local_update import LocalUpdate
 from scaleot_core.bundle.canonical import Sha256
 from scaleot_core.bundle.files import new_directory, replace_file, sync_directory, write_synced
 from scaleot_core.errors import InputError, InstructionsRefusedError, OutputError
-from scaleot_core.federation.messages import Instructions, Receipt, digest_of, encode_statement
+from scaleot_core.federation.messages import Instructions, PrivateRelease, Receipt, digest_of, encode_statement
 
 ENTRY_FILE, BLOB_FILE, RECEIPT_FILE = "update.json", "update.safetensors", "receipt.json"
 _PRIVATE_FILE, _PRIVATE_DIRECTORY = 0o600, 0o700
+
+
+@dataclass(frozen=True)
+class LocalUpdate:
+    """All that a round lets out of a data owner's records."""
+
+    blob: bytes
+    num_examples: int
+    """Taken as public, under a mechanism of privacy too: it is the update's weight and the sample's size."""
+    train_loss: float | None = None
+    """Under a mechanism it stays here."""
+    privacy: PrivateRelease | None = None
 
 
 class ReleasedUpdate(BaseModel):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from fl_clients.local_update import LocalUpdate, private_update
+from fl_clients.local_update import private_update
 from fl_clients.policy import DataOwnerFile, PermittedInstructions, permit, read_data_owner_file
-from fl_clients.releases import Releases
+from fl_clients.releases import LocalUpdate, Releases
 from fl_clients.requests import check_bundle, keep_receipts, open_request
 from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
 from scaleot_core.bundle import (
@@ -28,8 +28,6 @@ from scaleot_core.compression.emulator import Emulator, read_emulator
 from scaleot_core.errors import InputError, InstructionsRefusedError
 from scaleot_core.federation.messages import (
     Instructions,
-    Introduction,
-    IntroductionRequest,
     Payload,
     UpdateStatement,
     digest_of,
@@ -89,22 +87,6 @@ class EmulatorShelf:
 
     def _drop_other_bundles(self, digest: str) -> None:
         self._emulators = {key: emulator for key, emulator in self._emulators.items() if key[0] == digest}
-
-
-def introduce(directory: Path, payload: Payload, *, now: datetime) -> Payload:
-    """Answers who this data owner is, and keeps the receipts that came with the question.
-
-    Raises:
-        MalformedStatementError: the request is malformed.
-        VerificationError: it does not come from the model owner's server.
-        InputError: the data owner's file is missing or faulty.
-        OutputError: a receipt cannot be written.
-    """
-    own = read_data_owner_file(directory)
-    request, certificate = open_request(own, payload, IntroductionRequest, now=now)
-    keep_receipts(own, payload, certificate)
-    introduction = Introduction(run=request.run, nonce=request.nonce, client=own.organisation)
-    return Payload(sign(introduction, load_signing_key(own.signing_key)))
 
 
 def take_part(directory: Path, payload: Payload, shelf: EmulatorShelf, *, now: datetime) -> Payload:

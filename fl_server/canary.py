@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fl_server.owner import CanarySettings
-from scaleot_core.adapters.adapter import AdapterSpec
 from scaleot_core.adapters.plug_in import plugged_in
+from scaleot_core.adapters.spec import AdapterSpec
 from scaleot_core.compression.emulator import read_emulator
 from scaleot_core.evaluation import evaluate
 from scaleot_core.progress import SilentReporter

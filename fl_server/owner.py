@@ -31,7 +31,7 @@ from fl_server.blob_store import BLOBS_DIRECTORY, QUARANTINE_DIRECTORY
 from fl_server.membership import MEMBERS_FILE, encode_members
 from fl_server.run_key import write_run_key
 from fl_server.run_lock import locked_run
-from scaleot_core.adapters.adapter import AdapterSpec
+from scaleot_core.adapters.spec import AdapterSpec
 from scaleot_core.bundle import SigningKey, VerifyingKey
 from scaleot_core.bundle.canonical import Sha256
 from scaleot_core.bundle.files import replace_file

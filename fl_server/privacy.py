@@ -12,7 +12,8 @@ from scaleot_core.privacy import client_level
 from scaleot_core.privacy.accountant import Accountant, epsilon_of
 from scaleot_core.privacy.client_level import ClientLevelNoise
 from scaleot_core.privacy.events import PrivacyEvent
-from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, named_event, round_event, unit_of
+from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, named_event, round_event
+from scaleot_core.privacy.units import unit_of
 from scaleot_core.progress import Reporter
 from scaleot_core.report import ReportedPrivacy
 from scaleot_core.run_file import RunFile

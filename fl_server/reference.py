@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter
+from scaleot_core.adapters.adapter import attach_adapter
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.run_file import RunFile

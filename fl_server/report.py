@@ -7,7 +7,7 @@ from fl_server.owner import RoundRecord
 from fl_server.privacy import reported_privacy
 from fl_server.versions import versions
 from scaleot_core.bundle import SealedBundle
-from scaleot_core.compression.emulator import EmulatorReport
+from scaleot_core.compression.emulator_report import EmulatorReport
 from scaleot_core.compression.importance import ImportanceReport
 from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
 from scaleot_core.compression.rank import kept_rank, projection_weight

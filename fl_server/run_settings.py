@@ -4,7 +4,7 @@ from typing import Any
 
 from fl_server.owner import OwnerRunSettings
 from fl_server.privacy import asked_training, server_noise
-from scaleot_core.adapters.adapter import AdapterSpec
+from scaleot_core.adapters.spec import AdapterSpec
 from scaleot_core.federation.rules import Aggregation
 from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed

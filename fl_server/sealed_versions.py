@@ -21,12 +21,12 @@ from typing import Annotated, Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from scaleot_core.adapters.adapter import AdapterSpec
+from scaleot_core.adapters.spec import AdapterSpec
 from scaleot_core.bundle import SealedBundle, load_data_key
 from scaleot_core.bundle.canonical import Sha256
 from scaleot_core.bundle.files import write_synced
 from scaleot_core.bundle.manifest import MAX_INTEGER, BundleId
-from scaleot_core.compression.emulator import EmulatorReport
+from scaleot_core.compression.emulator_report import EmulatorReport
 from scaleot_core.compression.plan import LayerPlan
 from scaleot_core.errors import InputError, OutputError
 

@@ -22,10 +22,12 @@ from fl_server.sealed_versions import (
     write_record,
 )
 from fl_server.stopwatch import Stopwatch
-from scaleot_core.adapters.adapter import AdapterSpec, attach_adapter
+from scaleot_core.adapters.adapter import attach_adapter
+from scaleot_core.adapters.spec import AdapterSpec
 from scaleot_core.bundle import SealedBundle, SigningKey, save_data_key, seal_bundle
 from scaleot_core.bundle.files import new_directory, write_synced
-from scaleot_core.compression.emulator import Emulator, EmulatorReport, describe_emulator, write_emulator
+from scaleot_core.compression.emulator import Emulator, describe_emulator, write_emulator
+from scaleot_core.compression.emulator_report import EmulatorReport
 from scaleot_core.compression.importance import ImportanceReport
 from scaleot_core.compression.importance_store import save_importance
 from scaleot_core.compression.plan import LayerPlan

@@ -34,10 +34,11 @@ from fl_server.workspace import (
     settle_data_owners,
 )
 from fl_server.worth import measure_worth
-from scaleot_core.adapters.adapter import AdapterSpec
 from scaleot_core.adapters.plug_in import save_adapter
+from scaleot_core.adapters.spec import AdapterSpec
 from scaleot_core.bundle import SealedBundle, save_verifying_key
-from scaleot_core.compression.emulator import Emulator, EmulatorReport, read_emulator
+from scaleot_core.compression.emulator import Emulator, read_emulator
+from scaleot_core.compression.emulator_report import EmulatorReport
 from scaleot_core.compression.importance import ImportanceReport
 from scaleot_core.compression.importance_store import save_importance
 from scaleot_core.compression.plan import LayerPlan

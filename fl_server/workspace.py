@@ -27,7 +27,7 @@ from scaleot_core.bundle import (
 from scaleot_core.privacy.data_set import fingerprint
 from scaleot_core.privacy.ledger_file import create_ledger
 from scaleot_core.privacy.ledger_lines import LedgerTerms
-from scaleot_core.privacy.private_rounds import unit_of
+from scaleot_core.privacy.units import unit_of
 from scaleot_core.training.data import Record, read_records, write_records
 
 DATA_FILE, GRANT_FILE, IDENTITY_FILE, OWNER_KEY_FILE = "train.jsonl", "grant.json", "identity.key", "owner.pub"

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from fl_server.checkpoint import best_round
 from fl_server.data import Data
-from scaleot_core.adapters.adapter import AdapterSpec
 from scaleot_core.adapters.plug_in import plugged_in
+from scaleot_core.adapters.spec import AdapterSpec
 from scaleot_core.compression.emulator import Emulator
 from scaleot_core.evaluation import Metrics
 from scaleot_core.models.loading import LanguageModel

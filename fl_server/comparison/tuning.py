@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from fl_server.privacy import asked_training, budget_of, server_noise
 from fl_server.workspace import organisation
-from scaleot_core.adapters.adapter import AdapterSpec, AttachedAdapter, attach_adapter
+from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
+from scaleot_core.adapters.spec import AdapterSpec
 from scaleot_core.compression.emulator import Emulator
 from scaleot_core.errors import RoundFailedError
 from scaleot_core.federation.averaging import Aggregator, aggregator_for

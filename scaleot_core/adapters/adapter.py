@@ -5,9 +5,6 @@ in them. An adapter is attached to an emulator or to a full model alike, because
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -17,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from scaleot_core.adapters.bottleneck import BottleneckedLinear
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.errors import ModelError
 from scaleot_core.models.layout import DecoderLayout, replace_submodule
 from scaleot_core.seeds import generator_for
@@ -25,42 +23,6 @@ from scaleot_core.shapes import TensorDict
 LORA_SCALING = 2.0
 """LoRA's alpha over its rank, the same for every rank."""
 _PEFT_NAME = "scaleot"
-
-
-class AdapterKind(StrEnum):
-    """What is trained in the adapter layers."""
-
-    LORA = "lora"
-    LAYERS = "layers"
-    BOTTLENECK = "bottleneck"
-
-
-@dataclass(frozen=True)
-class AdapterSpec:
-    """Everything that fixes an adapter's tensors: their names, shapes and starting values."""
-
-    kind: AdapterKind
-    layers: tuple[int, ...]
-    """Original layer indices."""
-    rank: int
-    """Rank of LoRA, or width of the bottlenecks; whole layers ignore it."""
-    seed: int
-    """Of the random starting values: LoRA's A, a bottleneck's way down."""
-    freezes_down: bool = False
-    """FFA-LoRA: A stays as the seed made it and only B is trained, averaged exactly."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the specification as plain JSON values."""
-        return {**asdict(self), "kind": self.kind.value, "layers": list(self.layers)}
-
-    @classmethod
-    def from_json(cls, value: object) -> "AdapterSpec":
-        """Reads what ``to_json`` wrote; raises ``ModelError`` on anything else."""
-        try:
-            fields = dict(value)  # type: ignore[call-overload]
-            return cls(**{**fields, "kind": AdapterKind(fields["kind"]), "layers": tuple(fields["layers"])})
-        except (TypeError, KeyError, ValueError) as error:
-            raise ModelError(f"an adapter specification is malformed: {error!r}") from error
 
 
 class AttachedAdapter:

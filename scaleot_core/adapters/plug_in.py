@@ -8,7 +8,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter, lora_config
+from scaleot_core.adapters.adapter import attach_adapter, lora_config
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.models.layout import DecoderLayout
 from scaleot_core.shapes import TensorDict
 

@@ -21,6 +21,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from scaleot_core.compression.channels import narrow_layer, planned_channels, prune_channels, verbatim_count
+from scaleot_core.compression.emulator_report import EmulatorReport
 from scaleot_core.compression.harmonizer import DroppedLayer, Harmonizer
 from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
 from scaleot_core.compression.rank import Factorize, compress_layer, nearest
@@ -43,20 +44,6 @@ class Emulator:
     layout: DecoderLayout
     plan: LayerPlan
     harmonizer_rank: int
-
-
-@dataclass(frozen=True)
-class EmulatorReport:
-    """What an emulator weighs, and what of the full model it gives away."""
-
-    parameters: int
-    size_bytes: int
-    size_share: float
-    """Parameters of the emulator over those of the full model."""
-    verbatim_share: float
-    """Share of the full model's parameters that stand unchanged in the emulator."""
-    trained_share: float
-    """Parameters of the harmonizers in it over those of the full model."""
 
 
 def build_emulator(

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from scaleot_core.adapters.adapter import AdapterSpec
+from scaleot_core.adapters.spec import AdapterSpec
 from scaleot_core.bundle.canonical import Instant, Sha256, canonical_json
 from scaleot_core.bundle.grant import Organisation
 from scaleot_core.bundle.public_keys import VerifyingKeyField

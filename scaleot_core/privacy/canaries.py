@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, AttachedAdapter, attach_adapter
+from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.errors import InputError
 from scaleot_core.models.layout import layout_for
 from scaleot_core.privacy.clipping import clip_vectors

@@ -42,18 +42,6 @@ _BATCHES_PER_SAMPLE = 4
 _FEWEST_ROWS, _MOST_ROWS = 4, 16
 """Fewer are slow: a pass over one row of 64 tokens takes as long as one over two."""
 
-RECORD_UNIT = ("one training record", "add/remove")
-DATA_SET_UNIT = ("all records of a data owner", "all of them or none")
-
-
-def unit_of(mechanism: str) -> tuple[str, str]:
-    """Returns whose presence a mechanism hides, and what a neighbouring data set is; a ledger is about one of both.
-
-    The update of a whole data set moves by up to twice its bound when one record comes or goes, so what
-    ``update-gaussian`` is charged means nothing in records.
-    """
-    return DATA_SET_UNIT if mechanism == UpdateGaussian.name else RECORD_UNIT
-
 
 @dataclass(frozen=True)
 class AskedTraining:

@@ -5,8 +5,9 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter
+from scaleot_core.adapters.adapter import attach_adapter
 from scaleot_core.adapters.plug_in import plugged_in, save_adapter
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
 from scaleot_core.errors import ModelError
 from scaleot_core.models.loading import LanguageModel

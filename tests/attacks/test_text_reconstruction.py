@@ -16,7 +16,8 @@ import torch
 from scipy.stats import binom
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, AttachedAdapter, attach_adapter
+from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.models.layout import layout_for
 from scaleot_core.privacy.calibration import noise_multiplier_for
 from scaleot_core.privacy.dp_sgd import DPSGD

@@ -8,13 +8,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from scaleot_core.compression.channels import kept_channel_count, narrow_layer, prune_channels, verbatim_count
-from scaleot_core.compression.emulator import (
-    Emulator,
-    build_emulator,
-    describe_emulator,
-    read_emulator,
-    write_emulator,
-)
+from scaleot_core.compression.emulator import Emulator, build_emulator, describe_emulator, read_emulator, write_emulator
 from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
 from scaleot_core.compression.rank import kept_rank, projection_weight
 from scaleot_core.errors import ModelError

@@ -6,13 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scaleot_core.compression.builders.uniform import plan_uniform
-from scaleot_core.compression.emulator import (
-    Emulator,
-    build_emulator,
-    describe_emulator,
-    read_emulator,
-    write_emulator,
-)
+from scaleot_core.compression.emulator import Emulator, build_emulator, describe_emulator, read_emulator, write_emulator
 from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer, RankTarget, plan_layers, plan_of_roles
 from scaleot_core.errors import ModelError
 from scaleot_core.models.loading import LanguageModel

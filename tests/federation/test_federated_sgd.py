@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter
+from scaleot_core.adapters.adapter import attach_adapter
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.federation.averaging import FederationState, advance
 from scaleot_core.federation.validation import AdapterUpdate
 from scaleot_core.progress import SilentReporter

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.errors import MalformedStatementError
 from scaleot_core.federation.messages import (
     MAX_STATEMENT_BYTES,

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.errors import InputError
 from scaleot_core.federation.rules import Aggregation, AggregationRule, check_aggregation
 

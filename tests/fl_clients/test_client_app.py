@@ -120,3 +120,8 @@ def test_a_record_that_cannot_be_read_is_told_apart_only_where_nothing_is_hidden
     reply = ask(directory, to_records(instructions(federation)), "train")
     assert decode_statement(claimed(from_records(reply.content).statement), Refusal).code == code
     assert "DataError" in (directory / FAILURE_LOG).read_text()
+
+
+def test_who_only_introduces_a_data_owner_or_refuses_loads_no_torch() -> None:
+    code = "import fl_clients.introduction, fl_clients.refusal, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from fl_clients.policy import DataOwnerFile, Policy, permit, read_data_owner_file
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.errors import InputError, InstructionsRefusedError, RunFileError
 from scaleot_core.federation.messages import Instructions
 

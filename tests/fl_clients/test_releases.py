@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from fl_clients.local_update import LocalUpdate
-from fl_clients.releases import BLOB_FILE, Releases
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec
+from fl_clients.releases import BLOB_FILE, LocalUpdate, Releases
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.errors import InputError, InstructionsRefusedError, OutputError
 from scaleot_core.federation.messages import Instructions, Receipt
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fl_clients.session import EmulatorShelf, introduce, take_part
+from fl_clients.introduction import introduce
+from fl_clients.session import EmulatorShelf, take_part
 from fl_server.owner import INITIAL_ADAPTER_FILE
 from scaleot_core.bundle import SigningKey, VerifyingKey, generate_signing_key
 from scaleot_core.errors import VerificationError

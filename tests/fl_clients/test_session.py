@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from fl_clients.introduction import introduce
 from fl_clients.policy import read_data_owner_file
-from fl_clients.session import EmulatorShelf, introduce, take_part
+from fl_clients.session import EmulatorShelf, take_part
 from fl_server.owner import INITIAL_ADAPTER_FILE
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.bundle import generate_signing_key, save_verifying_key
 from scaleot_core.bundle.envelope import sign_statement
 from scaleot_core.errors import (

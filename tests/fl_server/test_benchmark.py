@@ -14,7 +14,8 @@ from fl_server.benchmark_measure import StepCost, Workload, measure
 from fl_server.benchmark_table import print_costs
 from fl_server.compress import Workbench, chosen_devices
 from fl_server.device_speed import count_flops, peak_flops_per_second
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter
+from scaleot_core.adapters.adapter import attach_adapter
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.compression.emulator import write_emulator
 from scaleot_core.config import RunFile, with_settings
 from scaleot_core.progress import SilentReporter

@@ -23,7 +23,7 @@ from fl_server.owner import (
     write_atomically,
     write_run,
 )
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.bundle import generate_signing_key
 from scaleot_core.errors import InputError, OutputError, RunFileError
 from tests.support.private_updates import privacy_request

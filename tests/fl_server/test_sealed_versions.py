@@ -7,7 +7,7 @@ import pytest
 from filelock import FileLock
 
 from fl_server.sealed_versions import PLAIN_PREFIX, SealedRecord, next_version, read_sealed
-from scaleot_core.adapters.adapter import AdapterKind
+from scaleot_core.adapters.spec import AdapterKind
 from scaleot_core.bundle import issue_grant, load_identity, open_bundle, read_bundle, verify_bundle
 from scaleot_core.errors import InputError, VerificationError
 from tests.support.bundles import FILES

@@ -6,7 +6,8 @@ import torch
 from accelerate import dispatch_model
 from accelerate.hooks import remove_hook_from_submodules
 
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter
+from scaleot_core.adapters.adapter import attach_adapter
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.compression.activations import observe_layers
 from scaleot_core.compression.cka import LinearCka
 from scaleot_core.compression.closed_form import fit_harmonizers

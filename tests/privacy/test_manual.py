@@ -10,7 +10,7 @@ import scaleot_core.privacy as privacy_package
 from fl_clients import refusal
 from scaleot_core.federation.messages import Introduction, PrivateRelease, Refusal, UpdateStatement
 from scaleot_core.privacy.mechanism import MECHANISMS
-from scaleot_core.privacy.private_rounds import unit_of
+from scaleot_core.privacy.units import unit_of
 
 DOCUMENT = (Path(privacy_package.__file__).parent / "README.md").read_text(encoding="utf-8")
 MESSAGES = {

@@ -19,9 +19,9 @@ from scaleot_core.privacy.private_rounds import (
     promised_event,
     round_event,
     scalar_steps,
-    unit_of,
 )
 from scaleot_core.privacy.replay import replay
+from scaleot_core.privacy.units import unit_of
 from tests.support.private_updates import privacy_request
 
 BUDGET = PrivacyBudget(epsilon=4.0, delta=1e-5)

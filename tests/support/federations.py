@@ -14,7 +14,8 @@ import torch
 
 from fl_server.owner import OwnerRunSettings, write_run
 from fl_server.run_key import RunVoice
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter
+from scaleot_core.adapters.adapter import attach_adapter
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.bundle import (
     SealedBundle,
     SigningKey,

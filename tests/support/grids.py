@@ -15,7 +15,7 @@ from fl_server.exchange import Exchange
 from fl_server.grid import InProcessGrid
 from fl_server.owner import OwnerRunSettings, write_run
 from fl_server.wire import from_records, to_records
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.bundle import SigningKey, generate_signing_key
 from scaleot_core.bundle.canonical import canonical_json
 from scaleot_core.bundle.envelope import sign_statement

@@ -17,7 +17,7 @@ from fl_server.sealed_versions import (
     read_sealed,
     write_record,
 )
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.bundle import (
     Identity,
     SigningKey,
@@ -33,7 +33,7 @@ from scaleot_core.bundle import (
     seal_bundle,
     verify_bundle,
 )
-from scaleot_core.compression.emulator import EmulatorReport
+from scaleot_core.compression.emulator_report import EmulatorReport
 from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
 from scaleot_core.progress import SilentReporter
 from tests.support.bundles import FILES, MODEL, write_files

@@ -3,7 +3,8 @@
 import torch
 from numpy.typing import NDArray
 
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, AttachedAdapter, attach_adapter
+from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.privacy.directions import direction_key
 from scaleot_core.privacy.per_example import ExampleWay
 from scaleot_core.privacy.release import LocalTask

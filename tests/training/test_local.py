@@ -5,7 +5,8 @@ import weakref
 import pytest
 import torch
 
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter
+from scaleot_core.adapters.adapter import attach_adapter
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.errors import DataError
 from scaleot_core.progress import SilentReporter
 from scaleot_core.training.data import EncodedExample, collate

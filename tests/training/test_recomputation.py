@@ -4,7 +4,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from scaleot_core.adapters.adapter import AdapterKind, AdapterSpec, attach_adapter
+from scaleot_core.adapters.adapter import attach_adapter
+from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.compression.emulator import Emulator, build_emulator
 from scaleot_core.compression.plan import LayerRole, plan_of_roles
 from scaleot_core.models.loading import LanguageModel
