@@ -15,11 +15,10 @@ from fl_server.repository_state import published_version
 from fl_server.sealed_versions import SealedVersion, read_sealed
 from scaleot_core.bundle import Recipient, SigningKey, issue_grant, load_signing_key
 from scaleot_core.bundle.files import replace_file
+from scaleot_core.enrolment.transport_keys import MEMBER_NAME
 from scaleot_core.errors import InputError, OutputError
 
 GRANTS_DIRECTORY, SUFFIX = "grants", ".grant.json"
-
-_MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def issue_grants(home: Path, recipients: Mapping[str, Recipient]) -> dict[str, Path]:
@@ -33,7 +32,7 @@ def issue_grants(home: Path, recipients: Mapping[str, Recipient]) -> dict[str, P
         OutputError: the home cannot be written.
     """
     for name in recipients:
-        if not _MEMBER_NAME.fullmatch(name):
+        if not re.fullmatch(MEMBER_NAME, name):
             raise InputError(f"organisation {name[:80]!r}: expected 1 to 64 of A-Z a-z 0-9 . _ -, not a mark first")
     sealed = read_sealed(home, published_version(home))
     owner = load_signing_key(home / "owner.key")

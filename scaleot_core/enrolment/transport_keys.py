@@ -30,7 +30,8 @@ from pydantic import AfterValidator, PlainSerializer, PlainValidator, StringCons
 from scaleot_core.bundle.canonical import Base64, Json
 from scaleot_core.errors import VerificationError
 
-MemberName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+MEMBER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+MemberName = Annotated[str, StringConstraints(pattern=MEMBER_NAME)]
 """An organisation's name as its certificate has it: at most 64 characters, none that looks like another."""
 
 _BASE64: TypeAdapter[bytes] = TypeAdapter(Base64)
