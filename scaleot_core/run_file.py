@@ -200,7 +200,9 @@ class PrivacySection(Section):
         0.0, ge=0, description="standard deviation over that bound; 0 takes the least that keeps the budget"
     )
     num_directions: int = Field(16, ge=1, le=4096, description="K of dpzero and lmo-dp")
-    smoothing: float = Field(1e-3, gt=0, description="lambda of dpzero and lmo-dp")
+    smoothing: float = Field(
+        0.05, gt=0, description="lambda of dpzero and lmo-dp: at 1e-3, the paper's, bfloat16's rounding hides the slope"
+    )
 
 
 class EvaluationSection(Section):
