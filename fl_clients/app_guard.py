@@ -9,7 +9,7 @@ from importlib import import_module
 
 from flwr.supercore.utils import disable_process_dumping
 
-from scaleot_core.flower_app import check_app
+from scaleot_core.flower_app import install_this_app_alone
 from scaleot_core.hardening import harden_process
 
 
@@ -17,13 +17,6 @@ def main() -> None:
     """Runs Flower's command with its installer behind the check."""
     harden_process()
     disable_process_dumping(strict=False)
-    runtime = import_module("flwr.supernode.runtime.run_clientapp")
-    install = runtime.install_from_fab
-
-    def install_checked(bundle: bytes, **options: object) -> object:
-        check_app(bundle)
-        return install(bundle, **options)
-
-    runtime.install_from_fab = install_checked  # type: ignore[attr-defined]  # Flower has no hook for it
+    install_this_app_alone(import_module("flwr.supernode.runtime.run_clientapp"))
     sys.argv[0] = "flwr-clientapp"
     import_module("flwr.supernode.cli.flwr_clientapp").flwr_clientapp()

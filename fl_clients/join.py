@@ -26,6 +26,7 @@ from scaleot_core.supervision import (
     become,
     child_environment,
     installed_program,
+    part_home,
     sole_process,
     supervise,
 )
@@ -45,7 +46,8 @@ def join(home: Path, reporter: Reporter) -> int:
         reporter.note(f"{membership.own.organisation} takes part at {membership.fleet}")
         command = (installed_program("scaleot"), "join", str(membership.home), "--part")
         parts = [
-            SupervisedProcess(name, (*command, name), child_environment(membership.part_home(name))) for name in PARTS
+            SupervisedProcess(name, (*command, name), child_environment(part_home(membership.state, name)))
+            for name in PARTS
         ]
         return supervise(parts, membership.state, reporter)
 
@@ -59,8 +61,8 @@ def join_part(home: Path, part: str) -> None:
     membership = read_membership(home)
     make_secret(membership)
     harden_process()
-    os.environ.update(child_environment(membership.part_home(part)))
-    with sole_process(membership.part_home(part) / "lock"):
+    os.environ.update(child_environment(part_home(membership.state, part)))
+    with sole_process(part_home(membership.state, part) / "lock"):
         PARTS[part](membership)
 
 

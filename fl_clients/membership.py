@@ -53,12 +53,6 @@ class Membership:
         """Where the SuperNode hands out work, on this machine alone."""
         return Address(LOOPBACK, self.own.node_port)
 
-    def part_home(self, part: str) -> Path:
-        """Returns a part's ``FLWR_HOME``, made if need be: Flower's processes race in one that they share."""
-        directory = self.state / part
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return directory
-
 
 def read_membership(home: Path) -> Membership:
     """Reads a data owner's home and checks what can be checked without starting anything.

@@ -10,13 +10,11 @@ or a removed directory, does not lower::
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import Field
 from tuf.api.exceptions import (
     BadVersionNumberError,
@@ -32,6 +30,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from fl_clients.patient_source import PatientSource
 from scaleot_core.bundle.canonical import Document, Instant, Sha256, read_document, write_document
+from scaleot_core.bundle.file_lock import locked
 from scaleot_core.bundle.files import replace_file
 from scaleot_core.bundle.keys import VerifyingKey
 from scaleot_core.bundle.manifest import MAX_ENVELOPE_BYTES, MAX_INTEGER
@@ -92,10 +91,11 @@ def newest_manifest(source: PatientSource, home: Path, *, owner: VerifyingKey, n
         OutputError: the home cannot be written.
     """
     state = home / STATE_DIRECTORY
-    with _locked(state):
+    with locked(state / "lock", in_use=f"{state} is in use by another process. Wait until it ends"):
         mark = _read_mark(state / MARK_FILE)
         _check_clock_against(mark, now)
         try:
+            (state / METADATA_DIRECTORY).mkdir(mode=0o700, exist_ok=True)
             envelope, root, timestamp = _refresh(source, state, _pinned_root(home))
         except OSError as error:
             raise OutputError(f"{state} cannot be written: {error.strerror or error}") from error
@@ -262,19 +262,3 @@ def _remember(path: Path, signed: SignedManifest, root: int, now: datetime) -> N
         replace_file(path, write_document(mark), mode=0o600)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-
-
-@contextmanager
-def _locked(state: Path) -> Iterator[None]:
-    try:
-        (state / METADATA_DIRECTORY).mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = FileLock(state / "lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(f"{state} is in use by another process. Wait until it ends") from error
-    except OSError as error:
-        raise OutputError(f"{state} cannot be written: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -62,9 +62,7 @@ def simulate(
     as_json: JsonOption = False,
 ) -> None:
     """Run a whole federation on this machine and report; without a file, the built-in quickstart."""
-    from rich.console import Console
-
-    from fl_server.output import default_output, new_output
+    from fl_server.output import default_output, new_output, show_report
     from scaleot_core.config import read_run_file
     from scaleot_core.progress import terminal_or_log_reporter
 
@@ -72,14 +70,9 @@ def simulate(
     destination = out or default_output(datetime.now())
     with new_output(destination) as directory:
         from fl_server.simulation import simulate as run_simulation
-        from scaleot_core.report import print_table
 
         report = run_simulation(run, directory, terminal_or_log_reporter())
-    if as_json:
-        typer.echo(report.to_text(), nl=False)
-    else:
-        print_table(report, Console())
-    typer.echo(f"saved in {destination}", err=True)
+    show_report(report, destination, as_json=as_json)
 
 
 def compare(

@@ -21,7 +21,7 @@ from scaleot_core.bundle.files import replace_file
 from scaleot_core.errors import EngineError
 from scaleot_core.flower_app import APP, APP_FILE
 from scaleot_core.progress import Reporter
-from scaleot_core.supervision import child_environment
+from scaleot_core.supervision import child_environment, part_home
 
 POLL_SECONDS = 2.0
 ASK_SECONDS = 15.0
@@ -39,7 +39,7 @@ def conduct(deployment: Deployment, reporter: Reporter) -> None:
         EngineError: run after run ended without a new round; the last log is quoted.
         InputError: the run's files are missing or faulty.
     """
-    folder = deployment.part_home("rounds")
+    folder = part_home(deployment.state, "rounds")
     app = folder / "app"
     app.mkdir(exist_ok=True)
     (app / APP_FILE).write_text(APP, encoding="utf-8")

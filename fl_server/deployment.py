@@ -77,12 +77,6 @@ class Deployment:
         """Where the SuperLink itself listens."""
         return Address(LOOPBACK, self.settings.superlink_port)
 
-    def part_home(self, part: str) -> Path:
-        """Returns a part's ``FLWR_HOME``, made if need be: Flower's processes race in one that they share."""
-        directory = self.state / part
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return directory
-
 
 def read_deployment(home: Path) -> Deployment:
     """Reads a model owner's home and checks what can be checked without starting anything.

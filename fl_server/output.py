@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scaleot_core.errors import OutputError
+
+if TYPE_CHECKING:
+    from scaleot_core.report import Report
 
 
 def default_output(now: datetime) -> Path:
@@ -38,3 +42,17 @@ def new_output(destination: Path) -> Iterator[Path]:
         building.rename(destination)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def show_report(report: "Report", destination: Path, *, as_json: bool) -> None:
+    """Prints a report, as a table or as one document, and says where it is saved."""
+    import typer
+    from rich.console import Console
+
+    from scaleot_core.report import print_table
+
+    if as_json:
+        typer.echo(report.to_text(), nl=False)
+    else:
+        print_table(report, Console())
+    typer.echo(f"saved in {destination}", err=True)

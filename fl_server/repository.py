@@ -5,12 +5,10 @@ changed; ``timestamp.json`` is replaced, and last, so that a process killed at a
 before, and the next one passes over the numbers that it left behind.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tuf.api.metadata import TargetFile
 
 from fl_server.repository_files import place_file, place_object
@@ -27,9 +25,10 @@ from fl_server.repository_state import (
 )
 from fl_server.sealed_versions import SealedVersion
 from scaleot_core.bundle import load_verifying_key, read_bundle, verify_bundle
+from scaleot_core.bundle.file_lock import locked
 from scaleot_core.bundle.manifest import OBJECTS_DIRECTORY
 from scaleot_core.bundle.repository import LIFETIMES, TARGET, Role, target_file
-from scaleot_core.errors import InputError, OutputError
+from scaleot_core.errors import InputError
 
 ROOT_RENEWED_BEFORE = timedelta(days=90)
 """A root that has less than this left is renewed by the next publication."""
@@ -143,17 +142,7 @@ def _refuse_older(state: RepositoryState, sealed: SealedVersion) -> None:
         )
 
 
-@contextmanager
-def _locked(home: Path) -> Iterator[None]:
+def _locked(home: Path) -> AbstractContextManager[None]:
     """Keeps other processes from publishing or renewing; waits, since each of them is done in seconds."""
-    lock = FileLock(home / f"{REPOSITORY_DIRECTORY}.lock", timeout=600)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(f"{home / REPOSITORY_DIRECTORY} is in use by another process for 10 minutes") from error
-    except OSError as error:
-        raise OutputError(f"{home} cannot be written: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    in_use = f"{home / REPOSITORY_DIRECTORY} is in use by another process for 10 minutes"
+    return locked(home / f"{REPOSITORY_DIRECTORY}.lock", in_use=in_use, wait_seconds=600.0)

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from scaleot_core.errors import InputError, OutputError
+from scaleot_core.bundle.file_lock import locked
+from scaleot_core.errors import OutputError
 
 LOCK_FILE = "rounds.lock"
 
@@ -21,16 +20,6 @@ def locked_run(directory: Path) -> Iterator[None]:
     """
     if not directory.is_dir():  # the lock would make it
         raise OutputError(f"{directory} cannot be written: it is no directory")
-    lock = FileLock(directory / LOCK_FILE, timeout=0, mode=0o600)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"another process conducts the rounds in {directory}: it holds {LOCK_FILE}. End it first, or wait"
-        ) from error
-    except OSError as error:
-        raise OutputError(f"{directory / LOCK_FILE} cannot be written: {error}") from error
-    try:
+    in_use = f"another process conducts the rounds in {directory}: it holds {LOCK_FILE}. End it first, or wait"
+    with locked(directory / LOCK_FILE, in_use=in_use):
         yield
-    finally:
-        lock.release()

@@ -18,17 +18,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scaleot_core.adapters.spec import AdapterSpec
 from scaleot_core.bundle import SealedBundle, load_data_key
 from scaleot_core.bundle.canonical import Sha256
+from scaleot_core.bundle.file_lock import locked
 from scaleot_core.bundle.files import write_synced
 from scaleot_core.bundle.manifest import MAX_INTEGER, BundleId
 from scaleot_core.compression.emulator_report import EmulatorReport
 from scaleot_core.compression.plan import LayerPlan
-from scaleot_core.errors import InputError, OutputError
+from scaleot_core.errors import InputError
 
 SEALED_DIRECTORY, BUNDLE_DIRECTORY, IMPORTANCE_DIRECTORY = "sealed", "bundle", "importance"
 PLAIN_PREFIX = ".plain-"
@@ -81,7 +81,8 @@ def next_version(home: Path, version: int | None) -> Iterator[tuple[Path, int]]:
     is there, or another process is sealing, and ``OutputError`` if the home cannot be written.
     """
     sealed = home / SEALED_DIRECTORY
-    with _locked(sealed):
+    in_use = f"{sealed} is in use: another process is sealing. Wait until it ends"
+    with locked(sealed / "lock", in_use=in_use):
         for left in (*sealed.glob(f"{PLAIN_PREFIX}*"), *sealed.glob(".*.partial")):
             shutil.rmtree(left, ignore_errors=True)
         newest = max(_versions(home), default=0)
@@ -120,19 +121,3 @@ def read_sealed(home: Path, version: int | None = None) -> SealedVersion:
 def _versions(home: Path) -> list[int]:
     directory = home / SEALED_DIRECTORY
     return [int(path.name) for path in directory.iterdir() if path.name.isdecimal()] if directory.is_dir() else []
-
-
-@contextmanager
-def _locked(sealed: Path) -> Iterator[None]:
-    try:
-        sealed.mkdir(mode=0o700, exist_ok=True)
-        lock = FileLock(sealed / "lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(f"{sealed} is in use: another process is sealing. Wait until it ends") from error
-    except OSError as error:
-        raise OutputError(f"{sealed} cannot be written: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -25,6 +25,7 @@ from scaleot_core.supervision import (
     become,
     child_environment,
     installed_program,
+    part_home,
     sole_process,
     supervise,
 )
@@ -53,7 +54,9 @@ def serve(home: Path, reporter: Reporter, *, is_new_run: bool) -> int:
         reporter.note(f"fleet {deployment.fleet}, distribution {deployment.distribution}")
         command = (installed_program("scaleot"), "serve", str(deployment.home), "--part")
         parts = [
-            SupervisedProcess(name, (*command, name), child_environment(deployment.part_home(name)), name == PURPOSE)
+            SupervisedProcess(
+                name, (*command, name), child_environment(part_home(deployment.state, name)), name == PURPOSE
+            )
             for name in PARTS
         ]
         return supervise(parts, deployment.state, reporter)
@@ -68,8 +71,8 @@ def serve_part(home: Path, part: str) -> None:
     deployment = read_deployment(home)
     make_secret(deployment)
     harden_process()
-    os.environ.update(child_environment(deployment.part_home(part)))
-    with sole_process(deployment.part_home(part) / "lock"):
+    os.environ.update(child_environment(part_home(deployment.state, part)))
+    with sole_process(part_home(deployment.state, part) / "lock"):
         PARTS[part](deployment)
 
 

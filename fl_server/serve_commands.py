@@ -41,22 +41,15 @@ def plug_in(
     as_json: JsonOption = False,
 ) -> None:
     """Plug what a federation has reached into the full model and measure it; default output: OWNER_HOME/tuned."""
-    from rich.console import Console
-
-    from fl_server.output import new_output
+    from fl_server.output import new_output, show_report
     from scaleot_core.progress import terminal_or_log_reporter
 
     destination = out or home / "tuned"
     with new_output(destination) as directory:
         from fl_server.plugging import plug_in as run_plug_in
-        from scaleot_core.report import print_table
 
         report = run_plug_in(home, directory, terminal_or_log_reporter())
-    if as_json:
-        typer.echo(report.to_text(), nl=False)
-    else:
-        print_table(report, Console())
-    typer.echo(f"saved in {destination}", err=True)
+    show_report(report, destination, as_json=as_json)
 
 
 def status(

@@ -82,6 +82,13 @@ def become(program: str, *arguments: str) -> NoReturn:
     os.execv(installed_program(program), [program, *arguments])  # noqa: S606 - no shell, and our own arguments
 
 
+def part_home(state: Path, part: str) -> Path:
+    """Returns a part's ``FLWR_HOME``, made if need be: Flower's processes race in one that they share."""
+    directory = state / part
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
+
+
 @contextmanager
 def sole_process(lock: Path) -> Iterator[None]:
     """Holds a file's lock, which ends with this process however it ends, and survives ``exec``.

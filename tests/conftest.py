@@ -1,9 +1,17 @@
-"""Says to the libraries, before they are imported, what the command line says to them in earnest."""
+"""Says to the libraries, before they are imported, what the command line says to them; lends a federation's homes."""
 
 import os
+import shutil
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 
 from scaleot_core.cli import LIBRARY_ENVIRONMENT
+
+if TYPE_CHECKING:
+    from tests.support.deployments import Deployed
 
 os.environ.update(LIBRARY_ENVIRONMENT)
 
@@ -15,3 +23,23 @@ def _compute_in_one_thread() -> None:
 
 
 os.register_at_fork(after_in_child=_compute_in_one_thread)
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> "Deployed":
+    """Homes that every test may read and none may change."""
+    from tests.support.deployments import build_deployment
+
+    return build_deployment(tmp_path_factory.mktemp("federation"))
+
+
+@pytest.fixture
+def owner(deployed: "Deployed", tmp_path: Path) -> Path:
+    """A model owner's home of one's own."""
+    return shutil.copytree(deployed.owner_home, tmp_path / "owner")
+
+
+@pytest.fixture
+def data_owner(deployed: "Deployed", tmp_path: Path) -> Path:
+    """A data owner's home of one's own."""
+    return shutil.copytree(deployed.data_owner_homes[0], tmp_path / "data-owner")

@@ -15,25 +15,10 @@ from scaleot_core.cli import VERBS_GROUP, run
 from scaleot_core.doctor import Finding, certificate_chain, examine
 from scaleot_core.errors import InputError
 from tests.support.certificates import Authority
-from tests.support.deployments import Deployed, build_deployment
+from tests.support.deployments import Deployed
 from tests.support.running import scaleot, wait_for
 
 CHECKUPS = (check_owner, check_data_owner)
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    return build_deployment(tmp_path_factory.mktemp("federation"))
-
-
-@pytest.fixture
-def owner(built: Deployed, tmp_path: Path) -> Path:
-    return shutil.copytree(built.owner_home, tmp_path / "owner")
-
-
-@pytest.fixture
-def data_owner(built: Deployed, tmp_path: Path) -> Path:
-    return shutil.copytree(built.data_owner_homes[0], tmp_path / "data-owner")
 
 
 def findings(home: Path) -> dict[str, Finding]:
@@ -66,8 +51,8 @@ def test_a_home_that_others_can_enter_is_a_fault_with_its_cure(owner: Path) -> N
     assert f"run chmod 700 {owner}" in faults(owner)["keys"]
 
 
-def test_a_port_that_is_taken_is_a_fault(owner: Path, built: Deployed) -> None:
-    host, _, port = built.run.serve.fleet.partition(":")
+def test_a_port_that_is_taken_is_a_fault(owner: Path, deployed: Deployed) -> None:
+    host, _, port = deployed.run.serve.fleet.partition(":")
     with socket.socket() as taken:
         taken.bind((host, int(port)))
         taken.listen()
@@ -109,11 +94,11 @@ def test_the_machine_alone_can_be_asked_in_json(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.slow
-def test_a_server_that_runs_is_reached_and_its_clock_compared(built: Deployed) -> None:
-    fleet = parse_address(built.run.serve.fleet)
-    with scaleot("serve", built.owner_home, "--part", "edge"):
+def test_a_server_that_runs_is_reached_and_its_clock_compared(owner: Path, deployed: Deployed) -> None:
+    fleet = parse_address(deployed.run.serve.fleet)
+    with scaleot("serve", owner, "--part", "edge"):
         wait_for(lambda: listens(fleet), 120, "the edge")
-        found = findings(built.data_owner_homes[0])
+        found = findings(deployed.data_owner_homes[0])
     assert "answers with TLSv1.3" in found["fleet"].text
     assert "s from the server's" in found["clock"].text
     assert [name for name, finding in found.items() if finding.is_fault] == ["distribution"]

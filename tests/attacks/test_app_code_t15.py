@@ -12,7 +12,7 @@ from flwr.cli.build import build_fab_from_files
 from fl_server.deployment import Deployment, read_deployment
 from fl_server.superlink import SuperLink, wait_until_healthy, write_connection
 from scaleot_core.flower_app import APP, APP_FILE
-from scaleot_core.supervision import child_environment
+from scaleot_core.supervision import child_environment, part_home
 from tests.support.deployments import build_deployment
 from tests.support.running import wait_for
 
@@ -82,7 +82,7 @@ def server(tmp_path: Path) -> Iterator[Deployment]:
 
 @pytest.mark.slow
 def test_t15_who_reaches_the_control_port_cannot_have_code_run_there(server: Deployment, tmp_path: Path) -> None:
-    mark, app, folder = tmp_path / "ran", tmp_path / "app", server.part_home("rounds")
+    mark, app, folder = tmp_path / "ran", tmp_path / "app", part_home(server.state, "rounds")
     app.mkdir()
     (app / APP_FILE).write_text(HOSTILE_APP)
     (app / "evil.py").write_text(hostile_code(mark))

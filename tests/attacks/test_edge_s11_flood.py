@@ -24,7 +24,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fl_server.deployment import Deployment, read_deployment
 from fl_server.superlink import SuperLink, wait_until_healthy, write_connection
-from scaleot_core.supervision import child_environment
+from scaleot_core.supervision import child_environment, part_home
 from tests.support.deployments import Deployed, build_deployment
 
 MIB = 1024 * 1024
@@ -46,7 +46,7 @@ def server(deployed: Deployed) -> Iterator[Deployment]:
     try:
         assert wait_until_healthy(deployment.superlink.port, deployment.tls.authority)
         wait_until_open(deployment.fleet.port)
-        folder = deployment.part_home("rounds")
+        folder = part_home(deployment.state, "rounds")
         write_connection(folder, deployment.superlink.port, deployment.tls.authority)
         SuperLink(child_environment(folder), folder).register(deployed.data_owner_homes[0] / "node.pub")
         yield deployment

@@ -3,7 +3,6 @@
 There is no insecure mode to ask for: ``scaleot keygen`` makes certificates in one command, for loopback too.
 """
 
-import shutil
 import socket
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -14,22 +13,6 @@ import pytest
 from fl_server.deployment import make_secret, read_deployment
 from scaleot_core.cli import VERBS_GROUP, run
 from scaleot_core.supervision import sole_process
-from tests.support.deployments import Deployed, build_deployment
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    return build_deployment(tmp_path_factory.mktemp("federation"))
-
-
-@pytest.fixture
-def owner(built: Deployed, tmp_path: Path) -> Path:
-    return shutil.copytree(built.owner_home, tmp_path / "owner")
-
-
-@pytest.fixture
-def data_owner(built: Deployed, tmp_path: Path) -> Path:
-    return shutil.copytree(built.data_owner_homes[0], tmp_path / "data-owner")
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -8,23 +8,18 @@ from fl_clients.join import PARTS
 from fl_clients.join_commands import PartName
 from fl_clients.membership import make_secret, read_membership
 from scaleot_core.errors import InputError
-from tests.support.deployments import Deployed, build_deployment
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    return build_deployment(tmp_path_factory.mktemp("federation"))
+from tests.support.deployments import Deployed
 
 
 @pytest.fixture
-def home(built: Deployed, tmp_path: Path) -> Path:
-    return shutil.copytree(built.data_owner_homes[0], tmp_path / "data-owner-0")
+def home(deployed: Deployed, tmp_path: Path) -> Path:
+    return shutil.copytree(deployed.data_owner_homes[0], tmp_path / "data-owner-0")
 
 
-def test_a_home_knows_where_its_federation_is(home: Path, built: Deployed) -> None:
+def test_a_home_knows_where_its_federation_is(home: Path, deployed: Deployed) -> None:
     membership = read_membership(home)
-    assert str(membership.fleet) == built.run.serve.fleet
-    assert str(membership.distribution) == built.run.serve.distribution
+    assert str(membership.fleet) == deployed.run.serve.fleet
+    assert str(membership.distribution) == deployed.run.serve.distribution
     assert membership.runtime.is_loopback
 
 

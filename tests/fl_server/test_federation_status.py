@@ -15,19 +15,14 @@ from fl_server.status_page import status_app
 from fl_server.status_table import headline
 from scaleot_core.cli import VERBS_GROUP, run
 from scaleot_core.progress import SilentReporter
-from tests.support.deployments import Deployed, build_deployment
+from tests.support.deployments import Deployed
 
 NOW = datetime.now(UTC)
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    return build_deployment(tmp_path_factory.mktemp("federation"))
-
-
 @pytest.fixture
-def home(built: Deployed, tmp_path: Path) -> Path:
-    home = shutil.copytree(built.owner_home, tmp_path / "owner")
+def home(deployed: Deployed, tmp_path: Path) -> Path:
+    home = shutil.copytree(deployed.owner_home, tmp_path / "owner")
     (home / "superlink").mkdir(mode=0o700, exist_ok=True)
     return home
 

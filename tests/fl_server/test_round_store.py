@@ -1,11 +1,8 @@
 import multiprocessing
 import os
-import resource
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,20 +12,10 @@ from fl_server.blob_store import BlobStore, Quarantine, Refused
 from fl_server.round_state import Round, RoundState
 from fl_server.round_store import DATABASE_FILE, open_round_store
 from scaleot_core.errors import InputError, OutputError, StoreError
+from tests.support.kills import no_file_larger_than
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 ROUND = Round(1, "0" * 64, opened_at=NOW, deadline=NOW)
-
-
-@contextmanager
-def no_file_larger_than(size_bytes: int) -> Iterator[None]:
-    """Makes every write beyond a size fail, in the middle of the data, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_every_commit_waits_for_the_disk_and_the_files_are_the_owners_alone(tmp_path: Path) -> None:

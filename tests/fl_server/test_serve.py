@@ -13,29 +13,24 @@ from fl_server.serve import PARTS, PURPOSE
 from fl_server.serve_commands import PartName
 from scaleot_core.errors import InputError, RunFileError
 from scaleot_core.progress import SilentReporter
-from tests.support.deployments import Deployed, build_deployment
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    return build_deployment(tmp_path_factory.mktemp("federation"))
+from tests.support.deployments import Deployed
 
 
 @pytest.fixture
-def home(built: Deployed, tmp_path: Path) -> Path:
-    return shutil.copytree(built.owner_home, tmp_path / "owner")
+def home(deployed: Deployed, tmp_path: Path) -> Path:
+    return shutil.copytree(deployed.owner_home, tmp_path / "owner")
 
 
-def test_a_home_is_read_with_its_three_addresses(home: Path, built: Deployed) -> None:
+def test_a_home_is_read_with_its_three_addresses(home: Path, deployed: Deployed) -> None:
     deployment = read_deployment(home)
-    assert str(deployment.fleet) == built.run.serve.fleet
-    assert str(deployment.distribution) == built.run.serve.distribution
+    assert str(deployment.fleet) == deployed.run.serve.fleet
+    assert str(deployment.distribution) == deployed.run.serve.distribution
     assert deployment.superlink.is_loopback
     check_ports(deployment.fleet, deployment.distribution, deployment.superlink)
 
 
-def test_addresses_that_share_a_port_are_refused(home: Path, built: Deployed) -> None:
-    text = (home / "owner.toml").read_text().replace(built.run.serve.distribution, built.run.serve.fleet)
+def test_addresses_that_share_a_port_are_refused(home: Path, deployed: Deployed) -> None:
+    text = (home / "owner.toml").read_text().replace(deployed.run.serve.distribution, deployed.run.serve.fleet)
     (home / "owner.toml").write_text(text)
     with pytest.raises(InputError, match="three different ports"):
         read_deployment(home)
@@ -88,7 +83,7 @@ def test_a_run_of_an_older_emulator_is_not_gone_on_with_unasked(home: Path) -> N
         continue_run(home, SilentReporter())
 
 
-def test_the_edge_knows_every_approved_node(home: Path, built: Deployed) -> None:
-    names = {own.name for own in built.data_owner_homes}
+def test_the_edge_knows_every_approved_node(home: Path, deployed: Deployed) -> None:
+    names = {own.name for own in deployed.data_owner_homes}
     assert set(approved_nodes(Registry(home / "organisations.jsonl"))) == names
     assert set(ApprovedNodes(home / "organisations.jsonl")().values()) == names
