@@ -16,12 +16,17 @@ OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Wh
 def check(file: RunFileArgument, overrides: SetOption = [], *, as_json: JsonOption = False) -> None:  # noqa: B006 - typer copies it
     """Show a run file as it is understood and what privacy it costs, or all its faults, or how many rounds fit."""
     from scaleot_core.config import read_run_file, to_toml
+    from scaleot_core.progress import terminal_or_log_reporter
+    from scaleot_core.run_file import CompareSection
 
     run, costs = read_run_file(file, overrides), list[str]()
-    if run.privacy.mechanism != "none":
+    if run.compare != CompareSection():
+        from fl_server.comparison.compare import planned_costs
+
+        costs = planned_costs(run, terminal_or_log_reporter())
+    elif run.privacy.mechanism != "none":
         from fl_server.data import read_data
         from fl_server.privacy import planned_lines
-        from scaleot_core.progress import terminal_or_log_reporter
 
         costs = planned_lines(run, read_data(run, terminal_or_log_reporter()).partitions)
     if as_json:

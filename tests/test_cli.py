@@ -198,6 +198,27 @@ def test_check_refuses_rounds_that_pass_the_budget_with_the_number_that_fits(
     assert run(["check", str(path), *changes, f"federation.rounds={fitting[1]}"], CHECK) == 0
 
 
+def test_check_looks_at_every_point_of_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = private_run_file(tmp_path)
+    file = path.read_text()
+    path.write_text(
+        file + '[compare.variants]\na = { "importance.shipped" = false }\nb = { "federation.client" = 1 }\n'
+    )
+    assert run(["check", str(path)], CHECK) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "importance.shipped" in captured.err and "federation.client" in captured.err
+    path.write_text(
+        file
+        + '[compare]\nbuilders = ["uniform"]\nseeds = [0, 1]\n'
+        + '[compare.variants]\nnone = { "privacy.mechanism" = "none" }\n'
+        + 'strict = { "privacy.epsilon" = 1.0 }\n'
+    )
+    assert run(["check", str(path)], CHECK) == 0
+    costs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("# data, ")]
+    assert [line.partition(": ")[0] for line in costs] == ["# data, uniform, variant strict"] * 2
+    assert all("20 records" in line and re.search(r"epsilon (1|0\.999\d?) at delta", line) for line in costs)
+
+
 def test_the_installed_command_answers_help_in_half_a_second_of_a_processor() -> None:
     def processor_seconds() -> float:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)

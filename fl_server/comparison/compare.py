@@ -11,7 +11,7 @@ from fl_server.comparison.points import Point, check_points, expand
 from fl_server.comparison.store import ResultStore
 from fl_server.compress import asset_or_path, load_full_model
 from fl_server.data import read_data
-from fl_server.privacy import check_privacy
+from fl_server.privacy import check_privacy, planned_lines
 from fl_server.versions import versions
 from scaleot_core.models.loading import read_layout
 from scaleot_core.progress import Reporter
@@ -39,8 +39,8 @@ def compare(run: RunFile, directory: Path, reporter: Reporter) -> list[dict[str,
     """
     points = expand(run)
     check_points(points, read_layout(asset_or_path(run.model.source, reporter)).num_layers)
-    for data_run in _one_for_each_data(points):
-        check_privacy(data_run, read_data(data_run, reporter).partitions, reporter)
+    for point in _one_for_each_data(points):
+        check_privacy(point.run, read_data(point.run, reporter).partitions, reporter)
     store = ResultStore(directory, versions())
     bench = Bench(load_full_model(run.model, reporter), store, reporter)
     results = []
@@ -52,11 +52,28 @@ def compare(run: RunFile, directory: Path, reporter: Reporter) -> list[dict[str,
     return results
 
 
-def _one_for_each_data(points: Sequence[Point]) -> list[RunFile]:
-    """Returns one run for each way to divide data among clients, and each privacy that is asked for on it."""
-    by_data = {}
-    for run in (point.run for point in points):
+def planned_costs(run: RunFile, reporter: Reporter) -> list[str]:
+    """Says, for people, what privacy costs each data owner at every private point; no model is needed.
+
+    Raises:
+        RunFileError: a point is impossible.
+        InputError: the data cannot be used, or no noise keeps a budget.
+        BudgetExhaustedError: a point's rounds pass its budget.
+    """
+    private = [point for point in expand(run) if point.run.privacy.mechanism != "none"]
+    return [
+        f"{point.title}: {line}"
+        for point in _one_for_each_data(private)
+        for line in planned_lines(point.run, read_data(point.run, reporter).partitions)
+    ]
+
+
+def _one_for_each_data(points: Sequence[Point]) -> list[Point]:
+    """Returns one point for each way to divide data among clients, and each privacy that is asked for on it."""
+    by_data: dict[tuple[tuple[str, ...], int], Point] = {}
+    for point in points:
+        run = point.run
         sections = (run.data, run.federation, run.privacy)
         seed = run.seed if run.federation.partition == "dirichlet" and run.privacy.mechanism != "none" else 0
-        by_data[tuple(section.model_dump_json() for section in sections), seed] = run
+        by_data.setdefault((tuple(section.model_dump_json() for section in sections), seed), point)
     return list(by_data.values())
