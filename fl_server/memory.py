@@ -1,5 +1,6 @@
-"""How much memory this process has held."""
+"""How much memory this process has held, and giving back what it holds for nothing."""
 
+import ctypes
 import re
 import resource
 import sys
@@ -19,3 +20,13 @@ def peak_memory_bytes() -> int:
         return 1024 * int(marks[0])
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def return_freed_memory() -> None:
+    """Gives freed memory back to the operating system, where the C library is glibc, which keeps it in its heap.
+
+    Tensors of many lengths leave that full of holes: after a few points a comparison held 4.9 GB, and 1.4 after this.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

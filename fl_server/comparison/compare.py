@@ -11,6 +11,7 @@ from fl_server.comparison.points import Point, check_points, expand
 from fl_server.comparison.store import ResultStore
 from fl_server.compress import asset_or_path, load_full_model
 from fl_server.data import read_data
+from fl_server.memory import return_freed_memory
 from fl_server.privacy import check_privacy, planned_lines
 from fl_server.versions import versions
 from scaleot_core.models.loading import read_layout
@@ -48,6 +49,7 @@ def compare(run: RunFile, directory: Path, reporter: Reporter) -> list[dict[str,
         for position, point in enumerate(points, start=1):
             reporter.note(f"point {position} of {len(points)}: {point.title}, seed {point.seed}")
             results.append(bench.run(point))
+            return_freed_memory()
             stage.advance()
     return results
 
