@@ -1,4 +1,7 @@
-"""Keeps the newest sealed emulator and the grant for it in the data owner's home: ciphertext, fetched over gRPC."""
+"""A data owner's one part that talks to the distribution service.
+
+It keeps the newest sealed emulator and the grant for it in the home, ciphertext, and tells how far training is.
+"""
 
 import time
 from datetime import UTC, datetime
@@ -6,6 +9,7 @@ from datetime import UTC, datetime
 from fl_clients.grpc_source import grpc_source
 from fl_clients.membership import Membership
 from fl_clients.receive import receive
+from fl_clients.training_step import tell_steps
 from scaleot_core.errors import FetchError, VerificationError
 from scaleot_core.progress import Reporter
 
@@ -51,9 +55,17 @@ def fetch_first(membership: Membership, reporter: Reporter) -> None:
 
 
 def keep_fetching(membership: Membership, reporter: Reporter) -> None:
-    """Looks for a newer version for ever; one that does not come, or does not hold, is asked for again later."""
+    """Looks for a newer version for ever; one that does not come, or does not hold, is asked for again later.
+
+    Between two looks it tells the model owner how far training is, unless the data owner's file says not to.
+    """
+    told = None
     while True:
-        time.sleep(LOOK_SECONDS)
+        if membership.own.tells_steps:
+            with grpc_source(str(membership.distribution), membership.tls) as source:
+                told = tell_steps(source, membership.home, seconds=LOOK_SECONDS, told=told)
+        else:
+            time.sleep(LOOK_SECONDS)
         try:
             fetch_newest(membership, reporter)
         except (FetchError, VerificationError) as error:

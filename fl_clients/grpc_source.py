@@ -16,10 +16,12 @@ from scaleot_core.bundle.distribution import (
     RANGE_METHOD,
     REPOSITORY_FILE_METHOD,
     SERVICE,
+    TRAINING_METHOD,
     GrantRequest,
     ManifestRequest,
     RangeRequest,
     RepositoryFileRequest,
+    TrainingRequest,
     require_loopback,
 )
 from scaleot_core.bundle.grant import MAX_GRANT_BYTES
@@ -58,7 +60,7 @@ class GrpcSource:
 
     def __init__(self, channel: Any, address: str) -> None:
         self._address = address
-        methods = (MANIFEST_METHOD, RANGE_METHOD, REPOSITORY_FILE_METHOD, GRANT_METHOD)
+        methods = (MANIFEST_METHOD, RANGE_METHOD, REPOSITORY_FILE_METHOD, GRANT_METHOD, TRAINING_METHOD)
         self._methods = {name: channel.unary_stream(f"/{SERVICE}/{name}") for name in methods}
 
     def manifest(self, digest: str | None, *, timeout_seconds: float) -> bytes:
@@ -77,6 +79,11 @@ class GrpcSource:
     def grant(self, digest: str, *, timeout_seconds: float) -> bytes:
         """Asks for the grant of the organisation that the own certificate names."""
         return self._ask_whole(GRANT_METHOD, GrantRequest(bundle=digest), MAX_GRANT_BYTES, timeout_seconds)
+
+    def tell_training(self, step: TrainingRequest, *, timeout_seconds: float) -> None:
+        """Tells the model owner how far training is; raises ``FetchError`` if it did not hear."""
+        for _ in self._ask(TRAINING_METHOD, step, timeout_seconds):
+            pass
 
     def _ask_whole(self, method: str, request: Document, most_bytes: int, timeout_seconds: float) -> bytes:
         reply = bytearray()

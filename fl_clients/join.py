@@ -1,7 +1,7 @@
 """Starts what a data owner runs to take part in a federation, and keeps it running: three parts, each a process.
 
 ===========  ========================================================================================================
-``agent``    fetches the sealed emulator, and each new version of it
+``agent``    fetches the sealed emulator and each new version of it, and tells the server the step that training is at
 ``node``     Flower's SuperNode: the one connection to the model owner's server, outgoing
 ``trainer``  Flower's SuperExec, which starts a ClientApp for every message: the only part that opens the private text
 ===========  ========================================================================================================

@@ -17,7 +17,7 @@ from scaleot_core.privacy.mechanism import Mechanism
 from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, mechanism_for_round, round_event
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import SecretSource
-from scaleot_core.progress import SilentReporter
+from scaleot_core.progress import Reporter
 from scaleot_core.seeds import derive_seed
 from scaleot_core.training.data import EncodedExample, Record
 
@@ -31,6 +31,7 @@ def private_update(
     *,
     pad_token_id: int,
     now: datetime,
+    reporter: Reporter,
 ) -> LocalUpdate:
     """Tunes the attached adapter under the mechanism that was asked for, and returns its release.
 
@@ -62,7 +63,9 @@ def private_update(
                 batch_seed=derive_seed(asked.seed, "local", instructions.round, own.organisation),
                 recomputes_activations=own.gradient_checkpointing,
             )
-            blob = _release(ledger, mechanism, attached, examples, instructions, pad_token_id=pad_token_id, now=now)
+            way = mechanism.choose_way(attached, pad_token_id=pad_token_id)
+            task = LocalTask(attached, examples, pad_token_id, way)
+            blob = _release(ledger, mechanism, task, instructions, now=now, reporter=reporter)
         event = _charged_event(ledger, instructions)
         head = ledger.head
     said = PrivateRelease(
@@ -78,12 +81,11 @@ def private_update(
 def _release(
     ledger: Ledger,
     mechanism: Mechanism,
-    attached: AttachedAdapter,
-    examples: Sequence[EncodedExample],
+    task: LocalTask,
     instructions: Instructions,
     *,
-    pad_token_id: int,
     now: datetime,
+    reporter: Reporter,
 ) -> bytes:
     """Charges, tunes, stores, in this order; returns the bytes that may leave."""
     reservations: list[Reservation] = []
@@ -92,9 +94,7 @@ def _release(
         statement = _statement(instructions)
         reservations.append(ledger.reserve(instructions.run, instructions.round, (event,), statement, now=now))
 
-    way = mechanism.choose_way(attached, pad_token_id=pad_token_id)
-    task = LocalTask(attached, examples, pad_token_id, way)
-    release = mechanism.release(task, secret=SecretSource(), charge=charge, reporter=SilentReporter())
+    release = mechanism.release(task, secret=SecretSource(), charge=charge, reporter=reporter)
     if not all(bool(tensor.isfinite().all()) for tensor in release.tensors.values()):
         raise InstructionsRefusedError("training.diverged", expected="finite values", got="NaN or infinity")
     blob = encode_tensors(release.tensors)

@@ -1,7 +1,8 @@
 """What a data owner's home says of the federation that it was admitted to: checked before anything is started.
 
-The state of the running node lies in ``HOME/flower``: ``secret`` is what its SuperExec proves itself with, each part
-has its ``FLWR_HOME`` in a directory of its name and its log in ``logs``.
+The state of the running node lies in ``HOME/flower``: ``secret`` is what its SuperExec proves itself with,
+``step.json`` the step that training is at, each part has its ``FLWR_HOME`` in a directory of its name and its log in
+``logs``.
 """
 
 import secrets

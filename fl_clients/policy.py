@@ -85,6 +85,8 @@ class DataOwnerFile(BaseModel):
     """Trains in less memory and more time, to the same result; the server neither asks nor knows."""
     node_port: Annotated[int, Field(ge=1, le=65_535)] = 9_094
     """Where the own SuperNode hands out work, on this machine alone; each node of a machine needs another."""
+    tells_steps: bool = True
+    """Whether the model owner is told the step that training is at; how fast steps come depends on the private text."""
     policy: Policy = Policy()
     privacy: OwnPrivacy | None = None
     """Left out: updates leave as they are, and can leak training text."""

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scaleot_core.bundle.canonical import Sha256
 from scaleot_core.bundle.files import new_directory, replace_file, sync_directory, write_synced
+from scaleot_core.digested import with_digest, without_digest
 from scaleot_core.errors import InputError, InstructionsRefusedError, OutputError
 from scaleot_core.federation.messages import Instructions, PrivateRelease, Receipt, digest_of, encode_statement
 
@@ -101,7 +102,7 @@ class Releases:
         with new_directory(place) as building:
             building.chmod(_PRIVATE_DIRECTORY)
             write_synced(building / BLOB_FILE, update.blob, mode=_PRIVATE_FILE)
-            write_synced(building / ENTRY_FILE, entry.model_dump_json().encode(), mode=_PRIVATE_FILE)
+            write_synced(building / ENTRY_FILE, with_digest(entry.model_dump_json().encode()), mode=_PRIVATE_FILE)
 
     def note(self, receipt: Receipt, envelope: bytes) -> None:
         """Keeps a receipt that was verified, and removes the update's bytes: an update can leak training text.
@@ -130,7 +131,7 @@ class Releases:
                 "release.over", expected="a round that is not over", got="one whose receipt is here"
             )
         try:
-            return ReleasedUpdate.model_validate_json(_read(place / ENTRY_FILE))
+            return ReleasedUpdate.model_validate_json(without_digest(_read(place / ENTRY_FILE), place / ENTRY_FILE))
         except ValidationError as error:
             raise InputError(f"{place / ENTRY_FILE} is malformed: {error}") from error
 

@@ -13,6 +13,7 @@ from fl_clients.local_update import private_update
 from fl_clients.policy import DataOwnerFile, PermittedInstructions, permit, read_data_owner_file
 from fl_clients.releases import LocalUpdate, Releases
 from fl_clients.requests import check_bundle, keep_receipts, open_request
+from fl_clients.training_step import StepReporter
 from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
 from scaleot_core.bundle import (
     VerifiedBundle,
@@ -35,7 +36,7 @@ from scaleot_core.federation.messages import (
 )
 from scaleot_core.federation.signing import sign
 from scaleot_core.federation.validation import AdapterSchema, decode_tensors, encode_tensors
-from scaleot_core.progress import SilentReporter
+from scaleot_core.progress import Reporter
 from scaleot_core.seeds import derive_seed
 from scaleot_core.training.data import EncodedExample, encode_first_examples, encode_for_training, read_records
 from scaleot_core.training.local import LocalTraining, has_diverged, train_adapter
@@ -107,7 +108,8 @@ def take_part(directory: Path, payload: Payload, shelf: EmulatorShelf, *, now: d
     if (got := digest_of(payload.tensors)) != instructions.base_sha256:
         raise InstructionsRefusedError("instructions.base", expected=instructions.base_sha256, got=got)
     signing_key = load_signing_key(own.signing_key)  # before hours of training, not after
-    update = _finished_update(own, permitted, payload.tensors, shelf, now=now)
+    reporter = StepReporter(directory, instructions)
+    update = _finished_update(own, permitted, payload.tensors, shelf, now=now, reporter=reporter)
     statement = UpdateStatement(
         run=instructions.run,
         round=instructions.round,
@@ -128,7 +130,13 @@ def take_part(directory: Path, payload: Payload, shelf: EmulatorShelf, *, now: d
 
 
 def _finished_update(
-    own: DataOwnerFile, permitted: PermittedInstructions, base: bytes, shelf: EmulatorShelf, *, now: datetime
+    own: DataOwnerFile,
+    permitted: PermittedInstructions,
+    base: bytes,
+    shelf: EmulatorShelf,
+    *,
+    now: datetime,
+    reporter: Reporter,
 ) -> LocalUpdate:
     """Returns the round's one update, which is on the disk: made now, or for an earlier attempt.
 
@@ -138,14 +146,20 @@ def _finished_update(
     if own.privacy is None and (finished := releases.find(instructions)) is not None:
         return finished
     with shelf.lend(own, instructions.bundle_digest, now=now) as emulator:
-        update = _tune(emulator, own, permitted, base, now=now)
+        update = _tune(emulator, own, permitted, base, now=now, reporter=reporter)
     if own.privacy is None:
         releases.keep(instructions, update)
     return update
 
 
 def _tune(
-    emulator: Emulator, own: DataOwnerFile, permitted: PermittedInstructions, base: bytes, *, now: datetime
+    emulator: Emulator,
+    own: DataOwnerFile,
+    permitted: PermittedInstructions,
+    base: bytes,
+    *,
+    now: datetime,
+    reporter: Reporter,
 ) -> LocalUpdate:
     """Tunes the global adapter in the emulator, and leaves the emulator as it was."""
     asked = permitted.instructions
@@ -157,8 +171,10 @@ def _tune(
         attached.load(decode_tensors(base, AdapterSchema.of(attached.state())))
         pad_token_id = emulator.tokenizer.pad_token_id
         if own.privacy is not None:
-            return private_update(attached, examples, records, own, permitted, pad_token_id=pad_token_id, now=now)
-        return _plain_update(attached, examples, own, asked, pad_token_id)
+            return private_update(
+                attached, examples, records, own, permitted, pad_token_id=pad_token_id, now=now, reporter=reporter
+            )
+        return _plain_update(attached, examples, own, asked, pad_token_id, reporter=reporter)
     finally:
         attached.detach()
 
@@ -169,6 +185,8 @@ def _plain_update(
     own: DataOwnerFile,
     asked: Instructions,
     pad_token_id: int,
+    *,
+    reporter: Reporter,
 ) -> LocalUpdate:
     result = train_adapter(
         attached,
@@ -182,7 +200,7 @@ def _plain_update(
         ),
         pad_token_id=pad_token_id,
         seed=derive_seed(asked.seed, "local", asked.round, own.organisation),
-        reporter=SilentReporter(),
+        reporter=reporter,
     )
     state = attached.state()
     if has_diverged(result, state):

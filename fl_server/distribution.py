@@ -32,10 +32,12 @@ from scaleot_core.bundle.distribution import (
     RANGE_METHOD,
     REPOSITORY_FILE_METHOD,
     SERVICE,
+    TRAINING_METHOD,
     GrantRequest,
     ManifestRequest,
     RangeRequest,
     RepositoryFileRequest,
+    TrainingRequest,
     require_loopback,
 )
 from scaleot_core.bundle.files import open_regular_file
@@ -73,6 +75,7 @@ def serve_bundles(
     is_allowed: Callable[[str], bool],
     limits: Limits = DEFAULT_LIMITS,
     on_sent: Callable[[str, RangeRequest], None] = lambda *_: None,
+    on_training: Callable[[str, TrainingRequest], None] = lambda *_: None,
 ) -> Iterator[int]:
     """Serves until the block ends, and then lets streams that are under way finish for up to 10 seconds.
 
@@ -80,7 +83,7 @@ def serve_bundles(
     ``address`` is ``host:port``, port 0 for any free one; the block gets the port. The PEM files are read again at
     every handshake, so that certificates can be replaced in place; while they cannot be used, the last good ones stay.
     ``is_allowed`` is called by several threads and must not raise, nor must ``on_sent``, which learns of every range
-    that went out, and to whom.
+    that went out, and to whom, and ``on_training``, which learns how far an organisation says that its training is.
 
     Raises:
         InputError: a PEM file cannot be used, or the address cannot be listened on.
@@ -89,7 +92,7 @@ def serve_bundles(
     credentials = grpc.dynamic_ssl_server_credentials(
         certificates.latest, certificates.read_again, require_client_authentication=True
     )
-    service = _Service(index, is_allowed, limits, _organisation_of, on_sent)
+    service = _Service(index, is_allowed, limits, _organisation_of, on_sent=on_sent, on_training=on_training)
     with _running(service, limits, address, lambda server: server.add_secure_port(address, credentials)) as port:
         yield port
 
@@ -108,7 +111,14 @@ def serve_bundles_without_tls(
         InputError: the address is not a loopback address in figures, or cannot be listened on.
     """
     require_loopback(address)
-    service = _Service(index, is_allowed, limits, lambda _: LOOPBACK_ORGANISATION, lambda *_: None)
+    service = _Service(
+        index,
+        is_allowed,
+        limits,
+        lambda _: LOOPBACK_ORGANISATION,
+        on_sent=lambda *_: None,
+        on_training=lambda *_: None,
+    )
     with _running(service, limits, address, lambda server: server.add_insecure_port(address)) as port:
         yield port
 
@@ -164,10 +174,12 @@ class _Service:
         is_allowed: Callable[[str], bool],
         limits: Limits,
         organisation_of: Callable[[_Context], str],
+        *,
         on_sent: Callable[[str, RangeRequest], None],
+        on_training: Callable[[str, TrainingRequest], None],
     ) -> None:
         self._index, self._is_allowed, self._organisation_of = index, is_allowed, organisation_of
-        self._limits, self._on_sent = OrganisationLimits(limits), on_sent
+        self._limits, self._on_sent, self._on_training = OrganisationLimits(limits), on_sent, on_training
 
     def handlers(self) -> Any:
         """Returns the methods under their names; requests and replies stay bytes."""
@@ -176,6 +188,7 @@ class _Service:
             RANGE_METHOD: self._range,
             REPOSITORY_FILE_METHOD: self._repository_file,
             GRANT_METHOD: self._grant,
+            TRAINING_METHOD: self._training,
         }
         return grpc.method_handlers_generic_handler(
             SERVICE, {name: grpc.unary_stream_rpc_method_handler(method) for name, method in methods.items()}
@@ -195,6 +208,11 @@ class _Service:
         asked, organisation = self._admit(GrantRequest, data, context)
         grant = self._index().grants.get((organisation, asked.bundle))
         return _whole(grant, f"{organisation!r} has no grant for bundle {asked.bundle}", context)
+
+    def _training(self, data: bytes, context: _Context) -> Iterator[bytes]:
+        told, organisation = self._admit(TrainingRequest, data, context)
+        self._on_training(organisation, told)
+        return iter(())
 
     def _range(self, data: bytes, context: _Context) -> Iterator[bytes]:
         asked, organisation = self._admit(RangeRequest, data, context)

@@ -12,6 +12,7 @@ from fl_server.downloads import DOWNLOADS_FILE, Downloads
 from fl_server.published_index import published_index
 from fl_server.registry import allowed_organisations
 from fl_server.repository import refresh_repository
+from fl_server.training_steps import TRAINING_FILE, TrainingSteps
 
 REFRESH_SECONDS = 6 * 3600.0
 """The timestamp of the repository counts for a day."""
@@ -29,6 +30,7 @@ def run_distribution(deployment: Deployment) -> None:
         signal.signal(number, lambda *_: ended.set())
     index = published_index(deployment.home)
     downloads = Downloads(index, deployment.state / DOWNLOADS_FILE)
+    training = TrainingSteps(deployment.state / TRAINING_FILE)
     refreshed = -math.inf
     with serve_bundles(
         index,
@@ -36,9 +38,11 @@ def run_distribution(deployment: Deployment) -> None:
         tls=deployment.tls,
         is_allowed=allowed_organisations(deployment.registry),
         on_sent=downloads.on_sent,
+        on_training=training.on_training,
     ):
         while not ended.wait(LOOK_SECONDS):
             if time.monotonic() - refreshed > REFRESH_SECONDS:
                 refresh_repository(deployment.home, now=datetime.now(UTC))
                 refreshed = time.monotonic()
             downloads.write()
+            training.write()

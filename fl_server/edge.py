@@ -92,20 +92,31 @@ class Gate:
             return _refusal(411, "expected a Content-Length")
         if int(length) > self.max_body_bytes:
             return _refusal(413, f"expected at most {self.max_body_bytes} bytes")
-        organisation = self._organisation(request, now)
-        if organisation is None:
-            return _refusal(401, "expected a fresh signature of an approved organisation's node")
+        return self._refuse_signer(request, now)
+
+    def _refuse_signer(self, request: Request, now: datetime) -> Response | None:
+        signed = self._signed_by(request)
+        if signed is None:
+            return _refusal(401, "expected a signature of an approved organisation's node")
+        organisation, at = signed
+        if not -MAX_CLOCK_LEAD_SECONDS <= (now - at).total_seconds() <= MAX_SIGNATURE_AGE_SECONDS:
+            return _refusal(
+                401, f"E_CLOCK: a signature of {at:%Y-%m-%d %H:%M:%S}, here it is {now:%Y-%m-%d %H:%M:%S} UTC"
+            )
         self.seen[organisation] = now.timestamp()
         return None
 
-    def _organisation(self, request: Request, now: datetime) -> str | None:
+    def _signed_by(self, request: Request) -> tuple[str, datetime] | None:
+        """Returns the organisation whose node has signed, and when that was by the node's clock."""
         headers = request.headers
-        with suppress(KeyError, ValueError, TypeError, binascii.Error, InvalidSignature, UnsupportedAlgorithm):
+        with suppress(
+            KeyError, ValueError, OverflowError, TypeError, binascii.Error, InvalidSignature, UnsupportedAlgorithm
+        ):
             pem = b64decode(headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
             signature = b64decode(headers[FLEET_HTTP_SIGNATURE_HEADER], validate=True)
             timestamp = headers[TIMESTAMP_HEADER]
-            age_seconds = (now - datetime.fromisoformat(timestamp)).total_seconds()
-            if not -MAX_CLOCK_LEAD_SECONDS <= age_seconds <= MAX_SIGNATURE_AGE_SECONDS:
+            at = datetime.fromisoformat(timestamp)
+            if at.tzinfo is None:
                 return None
             key = load_pem_public_key(pem)
             if not isinstance(key, EllipticCurvePublicKey):
@@ -114,7 +125,7 @@ class Gate:
             organisation = self.node_keys().get(der)
             if organisation is not None:
                 key.verify(signature, timestamp.encode(), ECDSA(SHA256()))
-                return organisation
+                return organisation, at.astimezone(UTC)
         return None
 
 

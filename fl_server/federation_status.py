@@ -16,6 +16,8 @@ from fl_server.owner import has_run
 from fl_server.owner_home import OwnerHome
 from fl_server.registry import Member, Registry
 from fl_server.run_status import AskedClient, RunStatus, read_status
+from fl_server.training_steps import TRAINING_FILE, read_training_steps
+from scaleot_core.bundle.distribution import TrainingRequest
 
 ONLINE_SECONDS = 45.0
 """A node asks for work every three seconds; who was not heard of for so long is away."""
@@ -33,6 +35,8 @@ class OrganisationStatus:
     last_seen: datetime | None
     fetched_share: float | None
     """Of the newest emulator, between 0 and 1, since the service started; ``None`` where nothing was fetched since."""
+    training: TrainingRequest | None
+    """How far it says that its training for the newest round is; ``None`` where it has said nothing of it."""
     doing: str
     """In words: what it does in the newest round."""
 
@@ -62,7 +66,13 @@ def read_federation_status(home: Path, *, now: datetime) -> FederationStatus:
     seen = _seen(home)
     shares = read_downloads(home / STATE_DIRECTORY / DOWNLOADS_FILE)
     members = Registry(OwnerHome(home).registry).members()
-    organisations = tuple(_organisation(member, seen, shares, run, now) for member in members)
+    steps = read_training_steps(home / STATE_DIRECTORY / TRAINING_FILE)
+    organisations = tuple(
+        _organisation(
+            member, run, now, last=seen.get(member.name), share=shares.get(member.name), said=steps.get(member.name)
+        )
+        for member in members
+    )
     return FederationStatus(now, organisations, run, _waits_for(organisations, run, now), _results(home))
 
 
@@ -72,20 +82,26 @@ def to_json(status: FederationStatus) -> str:
 
 
 def _organisation(
-    member: Member, seen: dict[str, datetime], shares: dict[str, float], run: RunStatus | None, now: datetime
+    member: Member,
+    run: RunStatus | None,
+    now: datetime,
+    *,
+    last: datetime | None,
+    share: float | None,
+    said: TrainingRequest | None,
 ) -> OrganisationStatus:
-    last = seen.get(member.name)
     is_online = last is not None and now - last < timedelta(seconds=ONLINE_SECONDS)
-    share, asked = shares.get(member.name), _asked(run, member.name)
+    asked = _asked(run, member.name)
+    told = _told(run, asked, said)
     if share is not None and share < 1.0:
         doing = f"fetching the emulator, {share:.0%}"
     elif asked is None or (run is not None and run.is_finished):
         doing = "idle" if is_online else "away"
     elif asked.is_waited_for:
-        doing = f"training, attempt {asked.attempt}" if is_online else "asked, and away"
+        doing = f"training, attempt {asked.attempt}{_step(told)}" if is_online else "asked, and away"
     else:
         doing = asked.status if asked.code is None else f"{asked.status} ({asked.code})"
-    return OrganisationStatus(member.name, member.status.value, is_online, last, share, doing)
+    return OrganisationStatus(member.name, member.status.value, is_online, last, share, told, doing)
 
 
 def _waits_for(organisations: tuple[OrganisationStatus, ...], run: RunStatus | None, now: datetime) -> tuple[str, ...]:
@@ -105,7 +121,18 @@ def _why(asked: AskedClient, organisation: OrganisationStatus | None, now: datet
         seen = None if organisation is None else organisation.last_seen
         last = "never seen" if seen is None else f"last seen {seen:%H:%M:%S} UTC"
         return f"{asked.client}: not connected, {last}; asked {seconds:.0f} s ago{earlier}"
-    return f"{asked.client}: training for {seconds:.0f} s{earlier}"
+    return f"{asked.client}: training for {seconds:.0f} s{_step(organisation.training)}{earlier}"
+
+
+def _told(run: RunStatus | None, asked: AskedClient | None, said: TrainingRequest | None) -> TrainingRequest | None:
+    """Returns what an organisation said, if that is about what the newest round waits for."""
+    if run is None or asked is None or said is None or not asked.is_waited_for:
+        return None
+    return said if (said.round, said.attempt) == (run.round_number, asked.attempt) else None
+
+
+def _step(told: TrainingRequest | None) -> str:
+    return "" if told is None else f", step {told.step} of {told.steps}"
 
 
 def _asked(run: RunStatus | None, name: str) -> AskedClient | None:
@@ -136,6 +163,8 @@ def _plain(value: object) -> object:
         return [_plain(one) for one in value]
     if hasattr(value, "__dataclass_fields__"):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, TrainingRequest):
+        return value.model_dump()
     if isinstance(value, dict):
         return {name: _plain(one) for name, one in value.items()}
     return value

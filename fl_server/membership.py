@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scaleot_core.bundle import VerifyingKey
 from scaleot_core.bundle.grant import Organisation
 from scaleot_core.bundle.public_keys import VerifyingKeyField
+from scaleot_core.digested import with_digest, without_digest
 from scaleot_core.errors import InputError
 
 MEMBERS_FILE = "members.json"
@@ -56,13 +57,14 @@ class MembersFile(BaseModel):
 
 def encode_members(keys: Mapping[str, VerifyingKey], *, max_examples: int) -> bytes:
     """Returns the content of ``members.json``."""
-    return MembersFile(verifying_keys=dict(keys), max_claimed_examples=max_examples).model_dump_json(indent=2).encode()
+    members = MembersFile(verifying_keys=dict(keys), max_claimed_examples=max_examples)
+    return with_digest(members.model_dump_json().encode())
 
 
 def read_members(path: Path) -> MembersFile:
-    """Reads ``members.json``; raises ``InputError`` if it is missing or malformed."""
+    """Reads ``members.json``; raises ``InputError`` if it is missing, malformed or damaged."""
     try:
-        return MembersFile.model_validate_json(path.read_bytes())
+        return MembersFile.model_validate_json(without_digest(path.read_bytes(), path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     except ValidationError as error:

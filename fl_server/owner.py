@@ -17,6 +17,7 @@
 What comes out is for people and reports. It is written from the state after every round, and again at a restart.
 """
 
+import hashlib
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ from scaleot_core.bundle import SigningKey, VerifyingKey
 from scaleot_core.bundle.canonical import Sha256
 from scaleot_core.bundle.files import replace_file
 from scaleot_core.bundle.grant import Organisation
+from scaleot_core.digested import with_digest, without_digest
 from scaleot_core.errors import InputError, OutputError, RunFileError
 from scaleot_core.federation.messages import MAX_SEED, PrivacyRequest, PrivateRelease, RunName
 from scaleot_core.federation.rules import Aggregation, AggregationRule
@@ -186,6 +188,8 @@ class RoundRecord(BaseModel):
     """Why the round's adapter was thrown away and its base kept, and the run went on; none if it was not."""
     flags: dict[Organisation, tuple[str, ...]] = {}
     """What is odd about updates, as ``behaviour.Flag`` has it; nobody is refused for it."""
+    adapter_sha256: Sha256 | None = None
+    """Of the adapter's file after the round; rounds of earlier versions have none, nor has one that failed."""
     canary_loss: float | None = None
     """The adapter's loss on the owner's canary; none without one."""
     privacy: dict[Organisation, PrivateRelease] = {}
@@ -227,7 +231,7 @@ def write_run(
             write_run_key(directory, settings.run, settings.bundle_digest, owner=owner, now=datetime.now(UTC))
         except OSError as error:
             raise OutputError(f"the run's key in {directory} cannot be written: {error}") from error
-        write_atomically(directory / SETTINGS_FILE, settings.model_dump_json(indent=2).encode())
+        write_atomically(directory / SETTINGS_FILE, with_digest(settings.model_dump_json().encode()))
 
 
 def has_run(directory: Path) -> bool:
@@ -248,12 +252,12 @@ def read_settings(directory: Path) -> OwnerRunSettings:
     """Reads ``federation.json``.
 
     Raises:
-        InputError: it is missing.
+        InputError: it is missing or damaged.
         RunFileError: it has faults; all are listed.
     """
     path = directory / SETTINGS_FILE
     try:
-        return OwnerRunSettings.model_validate_json(_read(path))
+        return OwnerRunSettings.model_validate_json(without_digest(_read(path), path))
     except ValidationError as error:
         raise RunFileError(str(path), tuple(_fault(fault["loc"], fault["msg"]) for fault in error.errors())) from error
 
@@ -286,15 +290,27 @@ def read_rounds(directory: Path) -> tuple[RoundRecord, ...]:
     """Reads the records of the rounds that are over; none if the first one is not.
 
     Raises:
-        InputError: ``rounds.json`` is malformed.
+        InputError: ``rounds.json`` is malformed or damaged.
     """
     path = directory / ROUNDS_FILE
     if not path.exists():
         return ()
     try:
-        return RoundsFile.model_validate_json(_read(path)).rounds
+        return RoundsFile.model_validate_json(without_digest(_read(path), path)).rounds
     except ValidationError as error:
         raise InputError(f"{path} is malformed: {error}") from error
+
+
+def read_round_adapter(directory: Path, record: RoundRecord) -> TensorDict:
+    """Reads the adapter after a round.
+
+    Raises:
+        InputError: its file is missing or damaged.
+    """
+    path = directory / round_adapter_file(record.round)
+    if record.adapter_sha256 not in (None, hashlib.sha256(_read(path)).hexdigest()):
+        raise InputError(f"{path} is damaged: its SHA-256 is another. Started again, the server writes the newest anew")
+    return read_adapter(path)
 
 
 def round_adapter_file(number: int | Literal["*"]) -> str:
@@ -311,7 +327,9 @@ def save_rounds(directory: Path, run: str, adapter: TensorDict, rounds: tuple[Ro
     encoded = encode_tensors(adapter)
     write_atomically(directory / round_adapter_file(len(rounds)), encoded)
     write_atomically(directory / ADAPTER_FILE, encoded)
-    write_atomically(directory / ROUNDS_FILE, RoundsFile(run=run, rounds=rounds).model_dump_json(indent=2).encode())
+    write_atomically(
+        directory / ROUNDS_FILE, with_digest(RoundsFile(run=run, rounds=rounds).model_dump_json().encode())
+    )
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from fl_server.compress import load_full_model
 from fl_server.data import Data, read_own_data
 from fl_server.model_privacy import Target, measure_model_privacy
-from fl_server.owner import read_adapter, read_rounds, read_settings, round_adapter_file
+from fl_server.owner import read_round_adapter, read_rounds, read_settings
 from fl_server.owner_home import OwnerHome
 from fl_server.registry import Registry
 from fl_server.report import Findings, make_report
@@ -83,7 +83,7 @@ def plug_in(home: Path, directory: Path, reporter: Reporter) -> Report:
     zero_shot = evaluator("zero-shot", full)
     with watch.stage("open"), _open_as_owner(owner_home, sealed) as opened:
         emulator = read_emulator(opened.files, device=full.model.device)
-    adapters = [read_adapter(home / "run" / round_adapter_file(record.round)) for record in done]
+    adapters = [read_round_adapter(home / "run", record) for record in done]
     worth = measure_worth(full, emulator, settings.adapter, adapters, data=data, evaluate=evaluator)
     save_adapter(full.model, full.layout, settings.adapter, worth.adapter, directory / "adapter")
     report = make_report(

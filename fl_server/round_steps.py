@@ -119,7 +119,13 @@ class RoundSteps:
         elif server.canary is not None:
             loss = server.canary.measure(adapter)
             fault = server.canary.fault(loss, self._base_loss())
-        record = server.store.record(self._round.number).model_copy(update={"canary_loss": loss, "aborted": fault})
+        record = server.store.record(self._round.number).model_copy(
+            update={
+                "canary_loss": loss,
+                "aborted": fault,
+                "adapter_sha256": sha256 if fault is None else self._round.base_sha256,
+            }
+        )
         body = {"round": self._round.number, "adapter": sha256}
         if fault is None:
             self._round = server.store.save(self._round.commit(), record=record, events=[("round.committed", body)])

@@ -20,6 +20,7 @@ from fl_server.blob_store import QUARANTINE_DIRECTORY, BlobStore
 from fl_server.owner import RoundRecord
 from fl_server.round_state import HARD_REASONS, Round
 from fl_server.round_tables import FORMAT, SCHEMA, read_round, write_clients, write_round
+from fl_server.row_checksums import check_checksums, keep_checksums, make_checksums
 from fl_server.run_lock import locked_run
 from scaleot_core.errors import InputError, OutputError, StoreError
 
@@ -230,11 +231,14 @@ def _begin(connection: sqlite3.Connection, directory: Path, run: str) -> int:
     """Makes the tables where they are missing, and returns this process's epoch."""
     path = directory / DATABASE_FILE
     try:
-        if connection.execute("pragma quick_check").fetchone() != ("ok",):
-            raise StoreError(str(path), "the database is damaged")
+        if (found := connection.execute("pragma integrity_check(1)").fetchone()) != ("ok",):
+            raise StoreError(str(path), f"the database is damaged: {found[0]}")
         connection.execute("begin immediate")
         for statement in SCHEMA.split(";"):
             connection.execute(statement)
+        check_checksums(connection, str(path))
+        make_checksums(connection)
+        keep_checksums(connection)
         row = connection.execute("select format, name, epoch from run").fetchone()
         if row is None:
             row = (FORMAT, run, 0)

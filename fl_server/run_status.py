@@ -11,6 +11,7 @@ from fl_server.owner import OwnerRunSettings, RoundRecord, read_settings
 from fl_server.round_state import Round
 from fl_server.round_store import BUSY_SECONDS, DATABASE_FILE, hard_refusals
 from fl_server.round_tables import read_round
+from fl_server.row_checksums import check_checksums
 from fl_server.suspension import suspended
 from scaleot_core.errors import Reason, StoreError
 
@@ -95,6 +96,8 @@ def read_status(run_directory: Path) -> RunStatus:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as reading:
             if not reading.execute("select 1 from sqlite_master where name = 'round'").fetchone():
                 return _status(settings, None, (), ())
+            reading.execute("begin")  # one moment of the server's for all that follows
+            check_checksums(reading, str(path))
             query = "select state, record from round where state in ('COMMITTED', 'ABORTED') order by number"
             history = tuple(_finished(state, record) for state, record in reading.execute(query))
             return _status(settings, read_round(reading), suspended(hard_refusals(reading)), history)

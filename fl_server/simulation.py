@@ -14,9 +14,8 @@ from fl_server.in_process import run_in_process
 from fl_server.model_privacy import Target, measure_model_privacy
 from fl_server.owner import (
     RoundRecord,
-    read_adapter,
+    read_round_adapter,
     read_rounds,
-    round_adapter_file,
     write_run,
 )
 from fl_server.privacy import check_privacy, own_privacy
@@ -189,7 +188,7 @@ def _federate(session: _Session, compressed: _Compressed) -> _Federated:
     rounds = read_rounds(workspace.owner_directory)
     session.watch.add("aggregate", sum(record.aggregate_seconds for record in rounds))
     session.watch.add("train", sum(record.seconds - record.aggregate_seconds for record in rounds))
-    adapters = tuple(read_adapter(workspace.owner_directory / round_adapter_file(record.round)) for record in rounds)
+    adapters = tuple(read_round_adapter(workspace.owner_directory, record) for record in rounds)
     return _Federated(rounds, spec, adapters)
 
 

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from fl_server.round_store import BUSY_SECONDS, DATABASE_FILE
+from fl_server.row_checksums import keep_checksums, make_checksums
 from scaleot_core.errors import InputError
 
 REFUSALS, ROUNDS = 3, 10
@@ -40,7 +41,11 @@ def reinstate(run_directory: Path, organisation: str) -> None:
             "select 1 from answer where client = ? and code is not null", (organisation,)
         ).fetchone():
             raise InputError(f"{organisation} was never refused in {path}; names are written as in `scaleot status`")
+        connection.execute("begin immediate")
+        make_checksums(connection)
+        keep_checksums(connection)
         connection.execute(
             "insert or replace into reinstatement (client, round) values (?, (select max(number) from round))",
             (organisation,),
         )
+        connection.execute("commit")

@@ -91,6 +91,7 @@ def test_no_secret_of_the_environment_reaches_a_child(tmp_path: Path, monkeypatc
     assert "https_proxy" not in environment
     assert environment["OMP_NUM_THREADS"] == "1"
     assert environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+    assert (environment["HF_HUB_OFFLINE"], environment["TRANSFORMERS_OFFLINE"]) == ("1", "1")
 
 
 def test_a_second_process_on_one_state_is_refused_and_told_who_has_it(tmp_path: Path) -> None:

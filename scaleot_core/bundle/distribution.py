@@ -21,6 +21,10 @@ SHA-256.
 ``Grant``
     asks with ``{"bundle":"<hex64>"}`` for the grant of the organisation that asks. At most 16 KiB.
 
+``Training``
+    tells with ``{"attempt":n,"round":n,"step":n,"steps":n}`` how far the organisation's training is. It is for people
+    to look at, and nothing is decided by it. The reply is empty.
+
 A request has at most 512 bytes and a deadline of at most 600 seconds, a message of a reply at most 1 MiB. No path ever
 crosses the wire. Who may ask is decided by mutual TLS: the organisation is the common name of the client's certificate.
 
@@ -38,7 +42,7 @@ crosses the wire. Who may ask is decided by mutual TLS: the organisation is the 
 import ipaddress
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from scaleot_core.bundle.canonical import Document, Sha256
 from scaleot_core.bundle.manifest import BLOCK_BYTES, Size
@@ -50,6 +54,7 @@ MANIFEST_METHOD: Final = "Manifest"
 RANGE_METHOD: Final = "Range"
 REPOSITORY_FILE_METHOD: Final = "RepositoryFile"
 GRANT_METHOD: Final = "Grant"
+TRAINING_METHOD: Final = "Training"
 
 MAX_REQUEST_BYTES: Final = 512
 MAX_PIECE_BYTES: Final = 1024 * 1024
@@ -84,6 +89,24 @@ class GrantRequest(Document):
     """Asks for the asking organisation's grant of one bundle."""
 
     bundle: Sha256
+
+
+class TrainingRequest(Document):
+    """Tells at which of ``steps`` steps the asking organisation's training for an attempt at a round is.
+
+    It has room for no loss and no name: the one would be a release of private data, the other the certificate has.
+    """
+
+    attempt: Annotated[int, Field(ge=1)]
+    round: Annotated[int, Field(ge=1)]
+    step: Annotated[int, Field(ge=0)]
+    steps: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _is_within(self) -> "TrainingRequest":
+        if self.step > self.steps:
+            raise ValueError(f"expected at most step {self.steps}, got {self.step}")
+        return self
 
 
 def require_loopback(address: str) -> None:

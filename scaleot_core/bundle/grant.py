@@ -120,7 +120,7 @@ def check_grant(
     if stated.bundle_id != manifest.bundle_id:
         raise VerificationError("grant.bundle", f"expected a grant for bundle {manifest.bundle_id}, got another one's")
     if now >= stated.not_after:
-        raise VerificationError("grant.expired", f"the grant could be used until {stated.not_after}")
+        raise VerificationError("grant.expired", f"the grant could be used until {stated.not_after}; it is {now}")
     check_is_current(manifest, now)
     return stated
 

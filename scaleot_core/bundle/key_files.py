@@ -1,10 +1,12 @@
 """Key files: two PEM blocks in standard encodings, one for each half of a hybrid key.
 
 Private halves are PKCS#8 (RFC 5958; RFC 8410 for Ed25519 and X25519, RFC 9881 for ML-DSA-65, RFC 9935 for
-ML-KEM-768), public halves SubjectPublicKeyInfo; ``FORMAT.md`` has the table. Text outside the blocks is ignored.
+ML-KEM-768), public halves SubjectPublicKeyInfo; ``FORMAT.md`` has the table. Behind the blocks stands ``SHA-256:`` and
+their digest, since most damaged bytes would make another key; a file without it is read too. Other text is ignored.
 A private file is created with mode 0600 and is refused if anyone but its owner may touch it.
 """
 
+import hashlib
 import os
 import re
 import stat
@@ -30,12 +32,13 @@ from scaleot_core.bundle.keys import DATA_KEY_BYTES, DataKey, Identity, Recipien
 from scaleot_core.errors import InputError, VerificationError
 
 MAX_KEY_FILE_BYTES = 64 * 1024
+_DIGEST_LINE = re.compile(rb"^SHA-256: (.*)$", re.MULTILINE)
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
 
 def save_signing_key(key: SigningKey, path: Path) -> None:
     """Writes a signing key to a new file with mode 0600; raises ``OutputError`` if the file exists."""
-    write_new_file(path, _private_pem(key.ed25519) + _private_pem(key.mldsa65), mode=0o600)
+    write_new_file(path, _noted(_private_pem(key.ed25519), _private_pem(key.mldsa65)), mode=0o600)
 
 
 def load_signing_key(path: Path) -> SigningKey:
@@ -52,7 +55,7 @@ def load_signing_key(path: Path) -> SigningKey:
 
 def save_verifying_key(key: VerifyingKey, path: Path) -> None:
     """Writes the public half of a signing key to a new file; raises ``OutputError`` if the file exists."""
-    write_new_file(path, _public_pem(key.ed25519) + _public_pem(key.mldsa65), mode=0o644)
+    write_new_file(path, _noted(_public_pem(key.ed25519), _public_pem(key.mldsa65)), mode=0o644)
 
 
 def load_verifying_key(path: Path) -> VerifyingKey:
@@ -65,7 +68,7 @@ def load_verifying_key(path: Path) -> VerifyingKey:
 
 def save_identity(identity: Identity, path: Path) -> None:
     """Writes an identity to a new file with mode 0600; raises ``OutputError`` if the file exists."""
-    write_new_file(path, _private_pem(identity.mlkem768) + _private_pem(identity.x25519), mode=0o600)
+    write_new_file(path, _noted(_private_pem(identity.mlkem768), _private_pem(identity.x25519)), mode=0o600)
 
 
 def load_identity(path: Path) -> Identity:
@@ -78,7 +81,7 @@ def load_identity(path: Path) -> Identity:
 
 def save_recipient(recipient: Recipient, path: Path) -> None:
     """Writes the public half of an identity to a new file; raises ``OutputError`` if the file exists."""
-    write_new_file(path, _public_pem(recipient.mlkem768) + _public_pem(recipient.x25519), mode=0o644)
+    write_new_file(path, _noted(_public_pem(recipient.mlkem768), _public_pem(recipient.x25519)), mode=0o644)
 
 
 def load_recipient(path: Path) -> Recipient:
@@ -156,7 +159,20 @@ def _pem_blocks(path: Path, data: bytes, *, label: bytes) -> tuple[bytes, bytes]
     blocks = list(_PEM_BLOCK.finditer(data))
     if len(data) > MAX_KEY_FILE_BYTES or [block[1] for block in blocks] != [label, label]:
         raise VerificationError("key.format", f"{path}: expected two PEM blocks {label.decode()!r} and no other")
-    return blocks[0][0], blocks[1][0]
+    first, second = blocks[0][0], blocks[1][0]
+    noted = _DIGEST_LINE.search(data, blocks[1].end())
+    if noted is not None and noted[1] != _digest(first, second):
+        raise VerificationError("key.format", f"{path} is damaged: its keys have another SHA-256. Bring back a copy")
+    return first, second
+
+
+def _noted(first: bytes, second: bytes) -> bytes:
+    """Returns the content of a key file: both PEM blocks, each with its line break, and their digest."""
+    return first + second + b"SHA-256: " + _digest(first.rstrip(), second.rstrip()) + b"\n"
+
+
+def _digest(first: bytes, second: bytes) -> bytes:
+    return hashlib.sha256(first + second).hexdigest().encode()
 
 
 def _unexpected_halves(path: Path, expected: str) -> VerificationError:

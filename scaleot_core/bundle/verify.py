@@ -102,4 +102,4 @@ def verify_bundle(bundle: UnverifiedBundle, owner: VerifyingKey, *, now: datetim
 def check_is_current(manifest: OuterManifest, now: datetime) -> None:
     """Raises ``VerificationError`` (``bundle.expired``) from the bundle's end on."""
     if now >= manifest.not_after:
-        raise VerificationError("bundle.expired", f"the bundle could be used until {manifest.not_after}")
+        raise VerificationError("bundle.expired", f"the bundle could be used until {manifest.not_after}; it is {now}")

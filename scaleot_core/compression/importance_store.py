@@ -1,6 +1,7 @@
 """Importance reports on disk: computed once for a model, text and settings, and found again by their digest.
 
 A report is a directory with ``importance.json`` (scores, settings, losses, history) and ``harmonizers.safetensors``.
+The first holds the SHA-256 of all of it; a report that was damaged is computed again.
 Reports of the embedded model ship with the package; others are cached.
 """
 
@@ -17,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scaleot_core.compression.importance import ImportanceReport, ImportanceSettings, ScoreUpdate
-from scaleot_core.errors import OutputError
+from scaleot_core.digested import with_digest, without_digest
+from scaleot_core.errors import InputError, OutputError
 from scaleot_core.shapes import TokenBlocks
 
 SCORES_FILE, HARMONIZERS_FILE = "importance.json", "harmonizers.safetensors"
@@ -52,9 +54,11 @@ def save_importance(report: ImportanceReport, directory: Path, *, dtype: torch.d
         directory.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
-            (building / SCORES_FILE).write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
             harmonizers = {name: tensor.to(dtype).contiguous() for name, tensor in report.harmonizers.items()}
             save_file(harmonizers, building / HARMONIZERS_FILE)
+            values = report.to_json()
+            values["harmonizers_sha256"] = _sha256(building / HARMONIZERS_FILE)
+            (building / SCORES_FILE).write_bytes(with_digest(json.dumps(values).encode()))
             building.chmod(0o755)
             shutil.rmtree(directory, ignore_errors=True)
             building.rename(directory)
@@ -66,7 +70,9 @@ def save_importance(report: ImportanceReport, directory: Path, *, dtype: torch.d
 
 def _read(directory: Path) -> ImportanceReport | None:
     try:
-        values = json.loads((directory / SCORES_FILE).read_bytes())
+        values = json.loads(without_digest((directory / SCORES_FILE).read_bytes(), directory / SCORES_FILE))
+        if values.get("harmonizers_sha256") not in (None, _sha256(directory / HARMONIZERS_FILE)):  # older ones: None
+            return None
         harmonizers = {name: tensor.float() for name, tensor in load_file(directory / HARMONIZERS_FILE).items()}
         return ImportanceReport(
             scores=tuple(values["scores"]),
@@ -76,8 +82,12 @@ def _read(directory: Path) -> ImportanceReport | None:
             history=tuple(_update(update) for update in values["history"]),
             seconds=values.get("seconds"),  # older reports have none
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-        return None  # not there, or an older format: it is computed again
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, InputError):
+        return None  # not there, damaged, or an older format: it is computed again
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _update(values: dict[str, object]) -> ScoreUpdate:

@@ -1,4 +1,4 @@
-"""Acceptance case F01 and its kin: killed servers and clients, full disks, and memory, while a bundle is fetched."""
+"""Acceptance case F01 and what F06 and F10 ask of a fetch: killed servers and clients, full disks, and memory."""
 
 import json
 import os
@@ -17,6 +17,7 @@ import pytest
 from fl_clients.fetch import PARTIAL_DIRECTORY
 from fl_clients.grpc_source import grpc_source
 from fl_clients.sources import FolderSource, HttpsSource, Source
+from scaleot_core.bundle.distribution import MAX_PIECE_BYTES
 from scaleot_core.bundle.key_files import save_verifying_key
 from scaleot_core.bundle.manifest import BLOCK_BYTES, MANIFEST_FILE, OBJECTS_DIRECTORY
 from scaleot_core.errors import OutputError, SourceInterruptedError
@@ -24,6 +25,7 @@ from tests.support.bundles import FILES
 from tests.support.distribution_server import ROOT, server_process
 from tests.support.fetching import LARGE_FILES, Parties, parties
 from tests.support.https_files import https_server
+from tests.support.kills import FORK
 
 EMULATOR = "emulator.safetensors"
 
@@ -102,7 +104,7 @@ class KillingSource:
             raise
 
 
-def test_a_server_that_is_killed_and_comes_back_costs_at_most_one_block(large: Parties, tmp_path: Path) -> None:
+def test_f01_a_server_that_is_killed_and_comes_back_costs_at_most_one_block(large: Parties, tmp_path: Path) -> None:
     with server_process("127.0.0.1:0", large.server, large.scene.path) as (first, port):
         address = f"127.0.0.1:{port}"
         with grpc_source(address, large.clinic) as source, second_server(large, first, address):
@@ -142,7 +144,7 @@ def second_server(large: Parties, first: "subprocess.Popen[str]", address: str) 
         pytest.param(17 << 20, id="near the end", marks=pytest.mark.slow),
     ],
 )
-def test_a_client_that_is_killed_moves_at_most_one_block_again(large: Parties, tmp_path: Path, moment: int) -> None:
+def test_f01_a_client_that_is_killed_moves_at_most_one_block_again(large: Parties, tmp_path: Path, moment: int) -> None:
     own = tmp_path / "own"
     with server_process("127.0.0.1:0", large.server, large.scene.path) as (_, port):
         with client_process(large, port, own) as killed:
@@ -156,8 +158,42 @@ def test_a_client_that_is_killed_moves_at_most_one_block_again(large: Parties, t
     assert large.open(own / large.digest) == LARGE_FILES
 
 
+class DyingSource(FolderSource):
+    """Ends this process when the first piece of the ``block``-th block has been written, or is about to be."""
+
+    def __init__(self, directory: Path, block: int) -> None:
+        super().__init__(directory)
+        self._left = block
+
+    def read_range(self, digest: str, start: int, length: int, *, timeout_seconds: float) -> Iterator[bytes]:
+        self._left -= 1
+        pieces = super().read_range(digest, start, length, timeout_seconds=timeout_seconds)
+        if self._left == 0:
+            if length > MAX_PIECE_BYTES:
+                yield next(pieces)
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from pieces
+
+
+def test_f01_a_client_killed_in_any_block_goes_on_with_that_block(large: Parties, tmp_path: Path) -> None:
+    blocks = [block for sealed in large.scene.manifest()["objects"] for block in sealed["blocks"]]
+    moved = []
+    for number in range(1, len(blocks) + 1):
+        own = tmp_path / str(number)
+        source = DyingSource(large.scene.path, number)
+        process = FORK.Process(target=lambda source, own: large.fetch(source, own=own, streams=1), args=(source, own))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not list(own.glob(f"*/{MANIFEST_FILE}")), "a bundle that is not whole does not look like one"
+        fetched = large.fetch(FolderSource(large.scene.path), own=own)
+        moved.append(fetched.moved_bytes)
+        assert large.open(fetched.path) == LARGE_FILES
+    assert moved == sorted(moved, reverse=True) and moved[-1] <= BLOCK_BYTES, "no whole block is fetched again"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs, which needs root")
-def test_a_disk_that_fills_up_gives_one_error_and_the_next_fetch_goes_on(large: Parties, tmp_path: Path) -> None:
+def test_f06_a_disk_that_fills_up_gives_one_error_and_the_next_fetch_goes_on(large: Parties, tmp_path: Path) -> None:
     mount = tmp_path / "mount"
     mount.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", mount], check=True)
@@ -185,7 +221,9 @@ def test_a_disk_that_fills_up_gives_one_error_and_the_next_fetch_goes_on(large: 
         subprocess.run(["umount", mount], check=True)
 
 
-def test_a_file_that_may_not_grow_gives_one_error_and_the_next_fetch_goes_on(large: Parties, tmp_path: Path) -> None:
+def test_f06_a_file_that_may_not_grow_gives_one_error_and_the_next_fetch_goes_on(
+    large: Parties, tmp_path: Path
+) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (BLOCK_BYTES + (1 << 20), limits[1]))
     try:
@@ -209,7 +247,7 @@ def test_a_directory_that_may_not_be_written_is_named(tmp_path: Path) -> None:
         two.fetch(FolderSource(two.scene.path), own=tmp_path / "file" / "own")
 
 
-def test_an_https_server_that_goes_away_for_a_while_is_waited_for(tmp_path: Path) -> None:
+def test_f10_an_https_server_that_goes_away_for_a_while_is_waited_for(tmp_path: Path) -> None:
     two = parties(tmp_path / "two")
     with https_server(two.scene.path, two.server) as server:
         server.failures_left = 6

@@ -8,11 +8,16 @@ import pytest
 from starlette.testclient import TestClient
 
 from fl_server.enrolment import revoke
-from fl_server.federation_status import FederationStatus, read_federation_status
+from fl_server.federation_status import FederationStatus, read_federation_status, to_json
 from fl_server.new_run import begin_run
+from fl_server.owner import read_settings
 from fl_server.owner_home import OwnerHome
+from fl_server.round_state import Assignment, Round
+from fl_server.round_store import open_round_store
 from fl_server.status_page import status_app
 from fl_server.status_table import headline
+from fl_server.training_steps import TrainingSteps
+from scaleot_core.bundle.distribution import TrainingRequest
 from scaleot_core.cli import VERBS_GROUP, run
 from scaleot_core.progress import SilentReporter
 from tests.support.deployments import Deployed
@@ -65,6 +70,51 @@ def test_a_download_under_way_is_told_in_percent(home: Path) -> None:
     found = {one.name: one.doing for one in status(home).organisations}
     assert found["data-owner-1"] == "fetching the emulator, 25%"
     assert found["data-owner-2"] == "away"
+
+
+def ask(home: Path, *names: str) -> None:
+    """Opens the first round, in which these were asked half a minute ago and nobody has answered."""
+    begin_run(home, SilentReporter())
+    asked = [Assignment(name, 1, "a" * 64, NOW - timedelta(seconds=30)) for name in names]
+    opened = Round(1, "b" * 64, NOW, NOW + timedelta(hours=1), assignments=tuple(asked))
+    with open_round_store(home / "run", read_settings(home / "run").run) as store:
+        store.save(opened, clients=names)
+
+
+def tell(home: Path, **steps: TrainingRequest) -> None:
+    said = TrainingSteps(home / "superlink/training.json")
+    for name, told in steps.items():
+        said.on_training(name.replace("_", "-"), told)
+    said.write()
+
+
+def test_the_step_of_a_training_is_told_if_it_is_the_one_that_the_round_waits_for(home: Path) -> None:
+    ask(home, "data-owner-0", "data-owner-1", "data-owner-2")
+    seen(home, data_owner_0=1.0, data_owner_1=1.0, data_owner_2=1.0)
+    tell(
+        home,
+        data_owner_0=TrainingRequest(attempt=1, round=1, step=12, steps=40),
+        data_owner_1=TrainingRequest(attempt=2, round=1, step=12, steps=40),
+        data_owner_2=TrainingRequest(attempt=1, round=2, step=12, steps=40),
+    )
+    found = status(home)
+    assert [one.doing for one in found.organisations] == [
+        "training, attempt 1, step 12 of 40",
+        "training, attempt 1",
+        "training, attempt 1",
+    ]
+    assert found.waits_for[:2] == (
+        "data-owner-0: training for 30 s, step 12 of 40",
+        "data-owner-1: training for 30 s",
+    )
+    assert json.loads(to_json(found))["organisations"][0]["training"] == {
+        "attempt": 1,
+        "round": 1,
+        "step": 12,
+        "steps": 40,
+    }
+    page = TestClient(status_app(home), base_url="http://127.0.0.1").get("/").text
+    assert "training, attempt 1, step 12 of 40" in page
 
 
 def test_the_command_prints_one_json_document(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

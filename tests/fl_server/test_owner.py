@@ -90,6 +90,7 @@ def test_a_new_run_removes_the_results_of_the_one_before(tmp_path: Path) -> None
 def test_every_fault_of_the_settings_is_reported_together(tmp_path: Path) -> None:
     write_run(tmp_path, settings(), random_state(0), owner=OWNER)
     values = json.loads((tmp_path / SETTINGS_FILE).read_text())
+    del values["sha256"]  # as a person would who writes it
     values |= {"rounds": 0, "learning_rate": "fast", "colour": "blue"}
     (tmp_path / SETTINGS_FILE).write_text(json.dumps(values))
     with pytest.raises(RunFileError) as refused:
