@@ -58,7 +58,7 @@ def with_heads(heads: Mapping[int, str], *, useless_in: int | None = None) -> Fa
     return speak
 
 
-def conducted(directory: Path, *clients: Fault) -> tuple[NotingGrid, list[RoundRecord]]:
+def conducted(directory: Path, *clients: Fault) -> tuple[NotingGrid, tuple[RoundRecord, ...]]:
     """Conducts the rounds of a private run, with an audit log, and returns what was told and recorded."""
     create_audit_log(directory / "audit.jsonl", owner_key().public, now=NOW)
     run = directory / "run"
@@ -73,14 +73,16 @@ def conducted(directory: Path, *clients: Fault) -> tuple[NotingGrid, list[RoundR
     return grid, read_rounds(run)
 
 
-def test_each_organisation_is_told_the_last_head_that_came_with_an_accepted_update_of_its_own(tmp_path: Path) -> None:
+def test_s23_each_organisation_is_told_the_last_head_that_came_with_an_accepted_update_of_its_own(
+    tmp_path: Path,
+) -> None:
     heads = {number: f"{number}".ljust(64, "a") for number in HONEST}
     grid, _ = conducted(tmp_path, with_heads(HONEST), with_heads(heads, useless_in=2))
     assert [grid.told[number, "clinic-0"] for number in (1, 2, 3)] == [None, HONEST[1], HONEST[2]]
     assert [grid.told[number, "clinic-1"] for number in (1, 2, 3)] == [None, heads[1], heads[1]], "2 was refused"
 
 
-def test_a_ledger_head_of_an_earlier_round_is_refused_and_written_down(tmp_path: Path) -> None:
+def test_s23_a_ledger_head_of_an_earlier_round_is_refused_and_written_down(tmp_path: Path) -> None:
     put_back = {**HONEST, 3: HONEST[1]}
     not_charged = {**HONEST, 2: HONEST[1]}
     grid, records = conducted(tmp_path, with_heads(HONEST), with_heads(put_back), with_heads(not_charged))
