@@ -1,16 +1,13 @@
 """Looks for secrets in whatever a run leaves behind: as they are, in hexadecimal, and in base64 wherever they begin."""
 
-import re
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
 from scaleot_core.bundle import load_identity, load_signing_key
-
-_PEM_BODY = re.compile(rb"-----BEGIN [A-Z0-9 -]*PRIVATE KEY-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END")
 
 
 def spellings(secret: bytes) -> frozenset[bytes]:
@@ -24,14 +21,8 @@ def spellings(secret: bytes) -> frozenset[bytes]:
     return frozenset({secret, hexadecimal, hexadecimal.upper(), *encoded})
 
 
-def key_file_secrets(path: Path) -> Iterator[bytes]:
-    """Yields the beginnings of a private key file's PEM blocks, line by line: how a file that was quoted would look."""
-    for body in _PEM_BODY.findall(path.read_bytes()):
-        yield from (line for line in body.split()[:2] if len(line) > 40)  # further on, public halves may stand
-
-
 def data_owner_secrets(home: Path) -> dict[str, bytes]:
-    """Returns the private keys of a data owner's home, by what people call them, in raw bytes and as lines of files."""
+    """Returns the private keys of a data owner's home, in raw bytes, by what people call them."""
     signing, identity = load_signing_key(home / "signing.key"), load_identity(home / "identity.key")
     secrets = {
         "Ed25519 signing key": signing.ed25519.private_bytes_raw(),
@@ -42,9 +33,6 @@ def data_owner_secrets(home: Path) -> dict[str, bytes]:
     if (home / "node.key").exists():
         secrets["node key"] = _scalar(load_ssh_private_key((home / "node.key").read_bytes(), None))
         secrets["TLS key"] = _scalar(load_pem_private_key((home / "tls.key").read_bytes(), None))
-    for path in sorted(home.glob("*.key")):
-        for number, line in enumerate(key_file_secrets(path)):
-            secrets[f"line {number} of {path.name}"] = line
     return {f"{home.name}: {name}": secret for name, secret in secrets.items()}
 
 
@@ -55,11 +43,15 @@ def files_below(*directories: Path) -> dict[str, bytes]:
 
 
 def leaks(secrets: Mapping[str, bytes], content: Mapping[str, bytes]) -> set[tuple[str, str]]:
-    """Returns which secret stands where, in any spelling."""
+    """Returns which secret stands where, in any spelling; a text that breaks its lines, as PEM does, hides nothing."""
     needles = [(name, spelling) for name, secret in secrets.items() for spelling in spellings(secret)]
-    return {(name, where) for where, held in content.items() for name, spelling in needles if spelling in held}
+    found = set()
+    for where, held in content.items():
+        unbroken = held.translate(None, b"\r\n")
+        found |= {(name, where) for name, spelling in needles if spelling in held or spelling in unbroken}
+    return found
 
 
 def _scalar(key: object) -> bytes:
     assert isinstance(key, EllipticCurvePrivateKey)
-    return key.private_numbers().private_value.to_bytes(32, "big")
+    return key.private_numbers().private_value.to_bytes((key.key_size + 7) // 8, "big")
