@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from queue import SimpleQueue
 
-PIECE_BYTES = 16 * 1024
+PIECE_BYTES, LEAST_PIECE_BYTES = 16 * 1024, 256
+PIECE_SECONDS = 0.1
+"""What a slow line carries in that time is a piece: it drips, and does not gush now and then."""
 HELD_PIECES = 64
 """Per direction: 1 MiB, more than a line of 8 Mbit/s holds in 200 ms."""
 
@@ -32,7 +34,7 @@ class Break(Enum):
 
 @dataclass
 class Line:
-    """What the proxy does to each connection; fields may be changed while it runs."""
+    """What the proxy does to each connection, and what came of it."""
 
     bytes_per_second: float | None = None
     """In each direction."""
@@ -57,7 +59,7 @@ def bad_network(service_port: int, line: Line, *, port: int = 0) -> Iterator[Lin
 
     async def serve() -> None:
         server = await asyncio.start_server(
-            lambda *client: _Connection(line).carry(*client, service_port), "127.0.0.1", port
+            lambda reader, writer: _Connection(line).carry(reader, writer, service_port), "127.0.0.1", port
         )
         line.port, ended = server.sockets[0].getsockname()[1], asyncio.Event()
         started.put((asyncio.get_running_loop(), ended))
@@ -104,14 +106,14 @@ class _Connection:
 
     async def _receive(self, reader: asyncio.StreamReader, pieces: _Pieces, *, is_download: bool) -> None:
         """Takes what comes from one end until it closes or the line is cut."""
-        free_at = time.monotonic()
+        free_at, rate = time.monotonic(), self._line.bytes_per_second
+        size = PIECE_BYTES if rate is None else min(PIECE_BYTES, max(LEAST_PIECE_BYTES, int(PIECE_SECONDS * rate)))
         with suppress(ConnectionError):
-            while received := await reader.read(PIECE_BYTES):
+            while received := await reader.read(size):
                 piece = self._spoilt(received) if is_download else received
                 if piece is None:
                     return
                 if not self._is_silent:
-                    rate = self._line.bytes_per_second
                     free_at = max(free_at, time.monotonic()) + (len(piece) / rate if rate else 0.0)
                     await pieces.put((free_at + self._line.latency_seconds, piece))
         if self._is_silent and is_download:
