@@ -31,8 +31,11 @@ from scaleot_core.errors import FetchError, NotServedError, SourceInterruptedErr
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_PIECE_BYTES),
-    ("grpc.keepalive_time_ms", 20_000),  # a connection that a firewall dropped is noticed in 40 seconds
-    ("grpc.keepalive_timeout_ms", 20_000),
+    # A connection that a firewall dropped is noticed in 30 seconds. It is the ping's own timeout that ends it, a minute
+    # unless set; that of keepalive alone does not.
+    ("grpc.keepalive_time_ms", 15_000),
+    ("grpc.keepalive_timeout_ms", 15_000),
+    ("grpc.http2.ping_timeout_ms", 15_000),
     # What may be under way in a stream that nobody reads yet: 10 MB/s each at 200 ms. gRPC's own estimate of it takes
     # three times the memory of all else here.
     ("grpc.http2.bdp_probe", 0),

@@ -18,7 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from fl_clients.agent import fetch_first, keep_fetching
-from fl_clients.membership import Membership, make_secret, read_membership
+from fl_clients.membership import Membership, read_membership
+from scaleot_core.bundle.key_files import make_secret
 from scaleot_core.hardening import harden_process, write_guarded_command
 from scaleot_core.progress import LogReporter, Reporter
 from scaleot_core.supervision import (
@@ -41,7 +42,7 @@ def join(home: Path, reporter: Reporter) -> int:
     """
     membership = read_membership(home)
     with sole_process(membership.state / "lock"):
-        make_secret(membership)
+        make_secret(membership.secret)
         fetch_first(membership, reporter)
         reporter.note(f"{membership.own.organisation} takes part at {membership.fleet}")
         command = (installed_program("scaleot"), "join", str(membership.home), "--part")
@@ -59,7 +60,7 @@ def join_part(home: Path, part: str) -> None:
         InputError: as ``join``.
     """
     membership = read_membership(home)
-    make_secret(membership)
+    make_secret(membership.secret)
     harden_process()
     os.environ.update(child_environment(part_home(membership.state, part)))
     with sole_process(part_home(membership.state, part) / "lock"):

@@ -5,7 +5,6 @@ The state of the running node lies in ``HOME/flower``: ``secret`` is what its Su
 ``logs``.
 """
 
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +13,10 @@ from fl_clients.acceptance import read_federation
 from fl_clients.data_owner_home import DataOwnerHome
 from fl_clients.policy import DataOwnerFile, read_data_owner_file
 from scaleot_core.address import Address, parse_address
-from scaleot_core.bundle.files import write_new_file
 from scaleot_core.bundle.key_files import read_private_file
 from scaleot_core.bundle.tls_files import TlsFiles, read_tls_files
 from scaleot_core.errors import InputError
 
-SECRET_BYTES = 32
 LOOPBACK = "127.0.0.1"
 _UNQUOTABLE = frozenset("\"'\\\n")
 
@@ -77,9 +74,3 @@ def read_membership(home: Path) -> Membership:
     if membership.secret.exists():
         read_private_file(membership.secret)
     return membership
-
-
-def make_secret(membership: Membership) -> None:
-    """Makes the SuperExec's secret, unless there is one."""
-    if not membership.secret.exists():
-        write_new_file(membership.secret, secrets.token_bytes(SECRET_BYTES), mode=0o600)

@@ -179,6 +179,7 @@ class Collection:
             update = validate_update(said, expected)
             if server.settings.asked_training is not None and update.privacy is not None:
                 promised_event(server.settings.asked_training, update.client, update.privacy)
+                server.check_ledger_went_on(update.client, update.privacy, round_number=self.round.number)
         except UpdateRejectedError as error:
             return replace(word, code=error.reason, detail=_detail(error))
         server.store.blobs.put(payload.tensors)

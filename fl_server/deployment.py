@@ -5,7 +5,6 @@ SuperExec proves itself with, each part has its ``FLWR_HOME`` in a directory of 
 """
 
 import errno
-import secrets
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +16,6 @@ from cryptography import x509
 from fl_server.owner_home import OwnerHome
 from fl_server.registry import Registry
 from scaleot_core.address import Address, parse_address
-from scaleot_core.bundle.files import write_new_file
 from scaleot_core.bundle.key_files import read_private_file
 from scaleot_core.bundle.tls_files import TlsFiles, read_tls_files
 from scaleot_core.config import read_run_file_elsewhere
@@ -25,7 +23,6 @@ from scaleot_core.errors import InputError
 from scaleot_core.run_file import ServeSection
 
 OWNER_FILE = "owner.toml"
-SECRET_BYTES = 32
 STATE_DIRECTORY = "superlink"
 RUN_FILE = "flower-run.json"
 """The id of the run that Flower runs."""
@@ -107,12 +104,6 @@ def read_deployment(home: Path) -> Deployment:
     if deployment.secret.exists():
         read_private_file(deployment.secret)
     return deployment
-
-
-def make_secret(deployment: Deployment) -> None:
-    """Makes the SuperExec's secret, unless there is one."""
-    if not deployment.secret.exists():
-        write_new_file(deployment.secret, secrets.token_bytes(SECRET_BYTES), mode=0o600)
 
 
 def check_ports(*addresses: Address) -> None:

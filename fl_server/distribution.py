@@ -55,8 +55,9 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a share of the clients
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.server_handshake_timeout_ms", 20_000),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_time_ms", 15_000),  # a client that is gone without a word holds its streams for 30 seconds
+    ("grpc.keepalive_timeout_ms", 15_000),
+    ("grpc.http2.ping_timeout_ms", 15_000),
     ("grpc.http2.bdp_probe", 0),  # requests are tiny: no connection needs room to receive more
     ("grpc.http2.lookahead_bytes", 64 * 1024),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),

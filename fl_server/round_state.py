@@ -20,6 +20,7 @@ HARD_REASONS = frozenset(
     {
         Reason.DIGEST,
         Reason.EQUIVOCATION,
+        Reason.LEDGER,
         Reason.NONFINITE,
         Reason.NORM,
         Reason.PRIVACY,

@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from fl_server.deployment import RUN_FILE, Deployment, check_ports, make_secret, read_deployment
+from fl_server.deployment import RUN_FILE, Deployment, check_ports, read_deployment
 from fl_server.server_app import OWNER_VARIABLE
+from scaleot_core.bundle.key_files import make_secret
 from scaleot_core.hardening import harden_process, write_guarded_command
 from scaleot_core.progress import Reporter
 from scaleot_core.supervision import (
@@ -48,7 +49,7 @@ def serve(home: Path, reporter: Reporter, *, is_new_run: bool) -> int:
     deployment = read_deployment(home)
     with sole_process(deployment.state / "lock"):
         check_ports(deployment.fleet, deployment.distribution, deployment.superlink)
-        make_secret(deployment)
+        make_secret(deployment.secret)
         (begin_run if is_new_run else continue_run)(deployment.home, reporter)
         grant_to_members(deployment.home, Registry(deployment.registry))
         reporter.note(f"fleet {deployment.fleet}, distribution {deployment.distribution}")
@@ -69,7 +70,7 @@ def serve_part(home: Path, part: str) -> None:
         InputError: as ``serve``; the part's own port alone is looked at.
     """
     deployment = read_deployment(home)
-    make_secret(deployment)
+    make_secret(deployment.secret)
     harden_process()
     os.environ.update(child_environment(part_home(deployment.state, part)))
     with sole_process(part_home(deployment.state, part) / "lock"):

@@ -15,7 +15,8 @@ from fl_server.roster import Roster
 from fl_server.round_state import Round
 from fl_server.round_store import RoundStore
 from fl_server.run_key import RunVoice
-from scaleot_core.federation.messages import Instructions, digest_of, encode_statement
+from scaleot_core.errors import Reason, UpdateRejectedError
+from scaleot_core.federation.messages import Instructions, PrivateRelease, digest_of, encode_statement
 from scaleot_core.federation.validation import AdapterSchema, ExpectedUpdate, decode_tensors
 from scaleot_core.privacy.private_rounds import expected_scalars
 from scaleot_core.progress import Stage
@@ -77,10 +78,29 @@ class Server:
 
     def _ledger_head(self, client: str, *, before: int) -> str | None:
         """Returns the last head of an organisation's ledger that came with an accepted update of an earlier round."""
+        heads = self._ledger_heads(client, before=before)
+        return heads[-1] if heads else None
+
+    def check_ledger_went_on(self, client: str, release: PrivateRelease, *, round_number: int) -> None:
+        """Checks that an organisation's ledger has another head than in every earlier round of the run.
+
+        Every round is charged, so each has a head of its own: one that was seen before is of a ledger that was put
+        back, or that this round was not charged to. A head says nothing of where it stands, so that a ledger that was
+        put back and written on is noticed by the organisation itself alone, which gets its last head back.
+
+        Raises:
+            UpdateRejectedError: it has not (LEDGER).
+        """
+        if release.ledger_head in self._ledger_heads(client, before=round_number):
+            raise UpdateRejectedError(
+                Reason.LEDGER, client=client, expected="a ledger with a line for this round", got="a head seen before"
+            )
+
+    def _ledger_heads(self, client: str, *, before: int) -> list[str]:
         if self.settings.privacy is None:
-            return None
-        said = [one.privacy[client] for one in self.store.records() if one.round < before and client in one.privacy]
-        return said[-1].ledger_head if said else None
+            return []
+        records = (one for one in self.store.records() if one.round < before and client in one.privacy)
+        return [one.privacy[client].ledger_head for one in records]
 
     def expected(self, instructions: Instructions, base: TensorDict) -> ExpectedUpdate:
         """Returns what an update must be.

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from pathlib import Path
+from secrets import token_bytes
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -29,9 +30,11 @@ from cryptography.hazmat.primitives.serialization import (
 
 from scaleot_core.bundle.files import open_regular_file, write_new_file
 from scaleot_core.bundle.keys import DATA_KEY_BYTES, DataKey, Identity, Recipient, SigningKey, VerifyingKey
-from scaleot_core.errors import InputError, VerificationError
+from scaleot_core.errors import InputError, OutputError, VerificationError
 
 MAX_KEY_FILE_BYTES = 64 * 1024
+SECRET_BYTES = 32
+
 _DIGEST_LINE = re.compile(rb"^SHA-256: (.*)$", re.MULTILINE)
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
@@ -103,6 +106,20 @@ def load_data_key(path: Path) -> DataKey:
     if len(secret) != DATA_KEY_BYTES:
         raise VerificationError("key.format", f"{path}: expected the {DATA_KEY_BYTES} bytes of a data key")
     return DataKey(secret)
+
+
+def make_secret(path: Path) -> None:
+    """Makes a file of 32 random bytes with mode 0600, unless it is there: those who start together share one.
+
+    Raises ``OutputError`` if it cannot be written.
+    """
+    if path.exists():
+        return
+    try:
+        write_new_file(path, token_bytes(SECRET_BYTES), mode=0o600)
+    except OutputError:
+        if not path.exists():
+            raise
 
 
 def _private_pem(key: Ed25519PrivateKey | MLDSA65PrivateKey | MLKEM768PrivateKey | X25519PrivateKey) -> bytes:

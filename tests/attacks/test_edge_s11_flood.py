@@ -1,4 +1,8 @@
-"""S11: anonymous floods before login. Flower's own server reads 600 MB of an anonymous request into memory."""
+"""S11: anonymous floods before login. Flower's own server reads 600 MB of an anonymous request into memory.
+
+And F11 at the same door: clients of a member that send at 1 kB/s. That the round closes without them is shown by
+``tests/fl_server/test_round_life.py``. All of it: ``pytest -m slow tests/attacks/test_edge_s11_flood.py``.
+"""
 
 import contextlib
 import socket
@@ -17,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -25,6 +30,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from fl_server.deployment import Deployment, read_deployment
 from fl_server.superlink import SuperLink, wait_until_healthy, write_connection
 from scaleot_core.supervision import child_environment, part_home
+from tests.support.bad_network import Line, bad_network
 from tests.support.deployments import Deployed, build_deployment
 
 MIB = 1024 * 1024
@@ -107,11 +113,11 @@ def post(deployment: Deployment, path: str, length: int, sent: int) -> int:
     return int(bytes(answer).split(b" ", 2)[1])
 
 
-def node_client(deployment: Deployment, home: Path) -> tuple[FleetHttpClient, bytes]:
+def node_client(deployment: Deployment, home: Path, *, port: int = 0) -> tuple[FleetHttpClient, bytes]:
     key = load_ssh_private_key((home / "node.key").read_bytes(), None)
     assert isinstance(key, EllipticCurvePrivateKey)
     client = FleetHttpClient.from_server_address(
-        str(deployment.fleet),
+        f"127.0.0.1:{port or deployment.fleet.port}",
         False,
         str(deployment.tls.authority),
         interceptors=[NodeAuthHttpInterceptor(key, key.public_key())],
@@ -162,3 +168,44 @@ def test_s11_the_superlink_listens_on_loopback_alone(server: Deployment) -> None
     ]
     assert set(listening) == {"127.0.0.1"}
     assert server.secret.stat().st_mode & 0o777 == 0o600
+
+
+SLOW_CLIENTS, SLOW_SECONDS, LONGEST_ANSWER_SECONDS = 16, 20.0, 5.0
+
+
+@pytest.mark.slow
+def test_f11_clients_at_one_kilobyte_a_second_cost_no_memory_and_hold_up_nobody(
+    deployed: Deployed, server: Deployment
+) -> None:
+    """They are members, so that the edge takes what they send; it streams it, and they hold a connection each."""
+    line = Line(bytes_per_second=1_000.0)
+    live, public_key = node_client(server, deployed.data_owner_homes[0])
+    upload = PushObjectRequest(run_id=1, object_id="0" * 64, object_content=bytes(8 * MIB))
+    with live, bad_network(server.fleet.port, line):
+        activated = live.ActivateNode(ActivateNodeRequest(public_key=public_key, heartbeat_interval=30.0))
+        alive = SendNodeHeartbeatRequest(node=Node(node_id=activated.node_id), heartbeat_interval=30.0)
+        assert live.SendNodeHeartbeat(alive).success
+        before = resident_bytes(server)
+        slow = [node_client(server, deployed.data_owner_homes[1], port=line.port)[0] for _ in range(SLOW_CLIENTS)]
+        uploads = [threading.Thread(target=cut_short, args=(one, upload)) for one in slow]
+        for one in uploads:
+            one.start()
+        peak, longest, until = 0, 0.0, time.monotonic() + SLOW_SECONDS
+        while time.monotonic() < until:
+            asked = time.monotonic()
+            assert live.SendNodeHeartbeat(alive).success
+            longest = max(longest, time.monotonic() - asked)
+            peak = max(peak, resident_bytes(server))
+            time.sleep(0.2)
+        assert len(line.connected_at) == SLOW_CLIENTS and all(one.is_alive() for one in uploads), "they are at it"
+        live.DeactivateNode(DeactivateNodeRequest(node_id=activated.node_id))
+    for one in uploads:
+        one.join(60)
+    assert peak - before < 32 * MIB
+    assert longest < LONGEST_ANSWER_SECONDS
+
+
+def cut_short(client: FleetHttpClient, upload: PushObjectRequest) -> None:
+    """Sends until the line goes away."""
+    with contextlib.suppress(Exception), client:
+        client.PushObject(upload)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fl_server.deployment import make_secret, read_deployment
+from fl_server.deployment import read_deployment
+from scaleot_core.bundle.key_files import make_secret
 from scaleot_core.cli import VERBS_GROUP, run
 from scaleot_core.supervision import sole_process
 
@@ -32,7 +33,7 @@ def open_to_others(name: str) -> Callable[[Path], None]:
 
 
 def with_open_secret(home: Path) -> None:
-    make_secret(read_deployment(home))
+    make_secret(read_deployment(home).secret)
     (home / "superlink/secret").chmod(0o644)
 
 

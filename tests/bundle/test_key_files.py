@@ -1,5 +1,6 @@
 import os
 import stat
+import threading
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
@@ -22,6 +23,7 @@ from scaleot_core.bundle import (
     save_signing_key,
     save_verifying_key,
 )
+from scaleot_core.bundle.key_files import SECRET_BYTES, make_secret
 from scaleot_core.errors import InputError, OutputError, VerificationError
 
 Load = Callable[[Path], object]
@@ -188,3 +190,21 @@ def test_a_changed_key_file_gives_another_key_or_our_error_and_nothing_else(
         loader(write_key(tmp_path / "changed.pem", bytes(whole)))
     except VerificationError as error:
         assert error.code == "key.format"
+
+
+def test_those_who_start_together_make_one_secret_that_nobody_else_may_read(tmp_path: Path) -> None:
+    path, seen, together = tmp_path / "secret", set(), threading.Barrier(8)
+
+    def start() -> None:
+        together.wait()
+        make_secret(path)
+        seen.add(path.read_bytes())
+
+    threads = [threading.Thread(target=start) for _ in range(together.parties)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (secret,) = seen
+    assert len(secret) == SECRET_BYTES
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -44,7 +44,7 @@ def test_s30_the_policy_notices_each_way_to_loosen_it(loosen: Callable[[dict[str
     assert len(list(faults_of_service("server", service))) == 1
 
 
-def test_t24_the_vault_alone_mounts_the_full_model_to_read_it_and_has_no_network() -> None:
+def test_s30_t24_the_vault_alone_mounts_the_full_model_to_read_it_and_has_no_network() -> None:
     for name, service in SERVICES.items():
         inside = {volume.split(":")[1]: volume.split(":")[2:] for volume in service["volumes"]}
         if name == "model-owner/vault":
@@ -55,12 +55,12 @@ def test_t24_the_vault_alone_mounts_the_full_model_to_read_it_and_has_no_network
             assert FULL_MODEL not in inside, name
 
 
-def test_a_data_owner_listens_to_nobody_and_its_text_is_only_read() -> None:
+def test_s30_a_data_owner_listens_to_nobody_and_its_text_is_only_read() -> None:
     (service,) = FILES["data-owner"]["services"].values()
     assert "ports" not in service
     assert "./data:/srv/scaleot/data:ro" in service["volumes"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_network_that_a_service_joins_is_there(name: str) -> None:
+def test_s30_every_network_that_a_service_joins_is_there(name: str) -> None:
     assert set(SERVICES[name].get("networks", [])) <= set(FILES[name.split("/", maxsplit=1)[0]]["networks"])

@@ -26,7 +26,7 @@ def stages(text: str) -> dict[str, tuple[str, str]]:
     return {name: (base, body) for base, name, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True)}
 
 
-def test_there_are_dockerfiles() -> None:
+def test_s30_there_are_dockerfiles() -> None:
     assert DOCKERFILES
 
 
@@ -42,7 +42,7 @@ def test_s30_hadolint_would_find_something(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_every_suppression_is_of_one_rule(path: Path) -> None:
+def test_s30_every_suppression_is_of_one_rule(path: Path) -> None:
     ignored = re.findall(r"^# hadolint (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     assert all(re.fullmatch(r"ignore=DL\d{4}", rule) for rule in ignored)
 
@@ -75,7 +75,7 @@ def test_s30_an_image_has_no_shell_no_root_and_no_secret_in_its_environment(targ
     assert not re.search(r"secret|passw|token|api_?key", runtime + own, re.IGNORECASE)
 
 
-def test_nothing_gets_into_the_build_but_what_is_listed() -> None:
+def test_s30_nothing_gets_into_the_build_but_what_is_listed() -> None:
     first, *allowed = [
         line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
     ]
@@ -92,5 +92,5 @@ def test_nothing_gets_into_the_build_but_what_is_listed() -> None:
 
 
 @pytest.mark.parametrize("torch", ["cpu", "cuda"])
-def test_every_lock_that_a_build_can_ask_for_is_there(torch: str) -> None:
+def test_s30_every_lock_that_a_build_can_ask_for_is_there(torch: str) -> None:
     assert (ROOT / f"deploy/requirements-torch-{torch}.lock").is_file()

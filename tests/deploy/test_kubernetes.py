@@ -74,7 +74,7 @@ def test_s30_the_policy_notices_each_way_to_loosen_it(loosen: Callable[[Document
     assert len(list(faults_of_workload(document))) == 1
 
 
-def test_t24_the_vault_alone_mounts_the_full_model_and_only_to_read_it() -> None:
+def test_s30_t24_the_vault_alone_mounts_the_full_model_and_only_to_read_it() -> None:
     for name, document in PODS.items():
         pod = document["spec"]["template"]["spec"]
         claims = {
@@ -105,7 +105,7 @@ def test_s30_the_network_is_closed_but_for_what_is_named(namespace: str) -> None
     assert opened["policyTypes"] == [direction.title() for direction, found in ports.items() if found]
 
 
-def test_the_vault_has_no_network() -> None:
+def test_s30_the_vault_has_no_network() -> None:
     label = PODS["vault/Job/vault"]["spec"]["template"]["metadata"]["labels"]
     for policy in of_kind("NetworkPolicy", "scaleot-model-owner"):
         chosen = policy["spec"]["podSelector"].get("matchLabels", {})
@@ -113,7 +113,7 @@ def test_the_vault_has_no_network() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PODS if "StatefulSet" in name])
-def test_there_is_one_of_each_server_with_probes_and_a_budget_for_disruptions(name: str) -> None:
+def test_s30_there_is_one_of_each_server_with_probes_and_a_budget_for_disruptions(name: str) -> None:
     document = PODS[name]
     assert document["spec"]["replicas"] == 1
     (container,) = document["spec"]["template"]["spec"]["containers"]
@@ -123,12 +123,12 @@ def test_there_is_one_of_each_server_with_probes_and_a_budget_for_disruptions(na
 
 
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if "/Namespace/" in name])
-def test_a_namespace_enforces_the_restricted_pod_standard(name: str) -> None:
+def test_s30_a_namespace_enforces_the_restricted_pod_standard(name: str) -> None:
     assert DOCUMENTS[name]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_every_claim_account_and_selector_that_a_pod_names_is_there(name: str) -> None:
+def test_s30_every_claim_account_and_selector_that_a_pod_names_is_there(name: str) -> None:
     document = PODS[name]
     namespace, pod = document["metadata"]["namespace"], document["spec"]["template"]["spec"]
     claims = {claim["metadata"]["name"] for claim in of_kind("PersistentVolumeClaim", namespace)}

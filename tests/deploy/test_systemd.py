@@ -124,7 +124,7 @@ def test_s30_a_unit_is_confined(unit: str) -> None:
 
 
 @pytest.mark.parametrize("unit", every_unit())
-def test_what_must_run_is_started_again_whatever_its_exit_code_was(unit: str) -> None:
+def test_s30_what_must_run_is_started_again_whatever_its_exit_code_was(unit: str) -> None:
     settings = settings_of(unit)
     if unit == "scaleot-plug-in.service":
         assert settings["Type"] == ["oneshot"]
@@ -137,7 +137,7 @@ def test_what_must_run_is_started_again_whatever_its_exit_code_was(unit: str) ->
 
 
 @pytest.mark.parametrize("unit", every_unit())
-def test_who_needs_no_network_has_none_but_this_machine(unit: str) -> None:
+def test_s30_who_needs_no_network_has_none_but_this_machine(unit: str) -> None:
     settings = settings_of(unit)
     if unit.removesuffix(".service") in LOOPBACK_ALONE:
         assert (settings["IPAddressDeny"], settings["IPAddressAllow"]) == (["any"], ["localhost"])
@@ -148,7 +148,7 @@ def test_who_needs_no_network_has_none_but_this_machine(unit: str) -> None:
 
 
 @pytest.mark.parametrize("unit", every_unit())
-def test_t24_the_plug_in_alone_sees_the_full_model(unit: str) -> None:
+def test_s30_t24_the_plug_in_alone_sees_the_full_model(unit: str) -> None:
     settings = settings_of(unit)
     if unit.startswith("scaleot-serve"):
         assert settings["InaccessiblePaths"] == ["-/srv/scaleot"]
@@ -156,13 +156,13 @@ def test_t24_the_plug_in_alone_sees_the_full_model(unit: str) -> None:
         assert settings["ReadOnlyPaths"] == ["-/srv/scaleot"]
 
 
-def test_the_instances_are_the_parts_that_serve_and_join_have() -> None:
+def test_s30_the_instances_are_the_parts_that_serve_and_join_have() -> None:
     assert INSTANCES["scaleot-serve@.service"] == tuple(serve.PARTS)
     assert INSTANCES["scaleot-join@.service"] == tuple(join.PARTS)
 
 
 @pytest.mark.parametrize("template", INSTANCES)
-def test_a_target_starts_every_process_of_its_side(template: str) -> None:
+def test_s30_a_target_starts_every_process_of_its_side(template: str) -> None:
     wanted = read(DIRECTORY / template.replace("@.service", ".target"))["Unit"]["Wants"]
     expected = [template.replace("@", f"@{instance}") for instance in INSTANCES[template]]
     assert " ".join(wanted).split() == expected

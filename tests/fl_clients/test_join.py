@@ -1,12 +1,11 @@
 import shutil
-import stat
 from pathlib import Path
 
 import pytest
 
 from fl_clients.join import PARTS
 from fl_clients.join_commands import PartName
-from fl_clients.membership import make_secret, read_membership
+from fl_clients.membership import read_membership
 from scaleot_core.errors import InputError
 from tests.support.deployments import Deployed
 
@@ -21,15 +20,6 @@ def test_a_home_knows_where_its_federation_is(home: Path, deployed: Deployed) ->
     assert str(membership.fleet) == deployed.run.serve.fleet
     assert str(membership.distribution) == deployed.run.serve.distribution
     assert membership.runtime.is_loopback
-
-
-def test_the_secret_is_made_once_for_this_user_alone(home: Path) -> None:
-    membership = read_membership(home)
-    make_secret(membership)
-    secret = membership.secret.read_bytes()
-    make_secret(membership)
-    assert membership.secret.read_bytes() == secret
-    assert stat.S_IMODE(membership.secret.stat().st_mode) == 0o600
 
 
 def test_a_path_that_flower_would_misread_is_refused(home: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_released_round_is_not_released_again_on_another_adapter(tmp_path: Pat
     assert refused.value.code == "privacy.released"
 
 
-def test_the_budget_refuses_a_round_whatever_the_server_asks(tmp_path: Path) -> None:
+def test_s23_the_budget_refuses_a_round_whatever_the_server_asks(tmp_path: Path) -> None:
     """The server plans one round, so that all the budget goes into it, and then asks for another."""
     federation = private_federation(tmp_path, "dp-sgd", clients=1)
     part(federation, privacy=privacy_request(rounds=1))
@@ -190,7 +190,7 @@ def test_a_long_record_counts_as_one(tmp_path: Path) -> None:
     assert statement_of(part(federation, max_tokens=4)).num_examples == 8
 
 
-def test_a_ledger_that_went_back_is_noticed_by_the_head_that_the_server_saw(tmp_path: Path) -> None:
+def test_s23_a_ledger_that_went_back_is_noticed_by_the_head_that_the_server_saw(tmp_path: Path) -> None:
     """All of the data owner's disk is restored, mirror and head file included: nobody else can know."""
     federation = private_federation(tmp_path / "federation", "dp-sgd", clients=1)
     ledger = federation.data_owner_directories[0] / "ledger"

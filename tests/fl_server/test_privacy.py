@@ -128,7 +128,7 @@ class RestoringGrid(InProcessGrid):
         return super().push_messages(asked)
 
 
-def test_the_server_tells_each_client_the_head_it_saw_and_a_restored_ledger_takes_no_further_part(
+def test_s23_the_server_tells_each_client_the_head_it_saw_and_a_restored_ledger_takes_no_further_part(
     tmp_path: Path,
 ) -> None:
     federation = private_federation(tmp_path / "federation", "dp-sgd", clients=2)

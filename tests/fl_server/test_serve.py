@@ -1,10 +1,9 @@
 import shutil
-import stat
 from pathlib import Path
 
 import pytest
 
-from fl_server.deployment import check_ports, make_secret, read_deployment
+from fl_server.deployment import check_ports, read_deployment
 from fl_server.new_run import begin_run, continue_run
 from fl_server.node_keys import ApprovedNodes, approved_nodes
 from fl_server.owner import read_settings
@@ -43,15 +42,6 @@ def test_faults_of_the_settings_are_listed(home: Path, fault: str) -> None:
     (home / "owner.toml").write_text(f"{text[:start]}[serve]\n{fault}\n")
     with pytest.raises(RunFileError, match="serve"):
         read_deployment(home)
-
-
-def test_the_secret_is_made_once_for_this_user_alone(home: Path) -> None:
-    deployment = read_deployment(home)
-    make_secret(deployment)
-    secret = deployment.secret.read_bytes()
-    make_secret(deployment)
-    assert deployment.secret.read_bytes() == secret
-    assert stat.S_IMODE(deployment.secret.stat().st_mode) == 0o600
 
 
 def test_the_parts_of_the_command_line_are_those_that_are_supervised() -> None:

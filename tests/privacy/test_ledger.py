@@ -84,7 +84,7 @@ def test_a_reservation_that_nobody_made_is_refused(tmp_path: Path) -> None:
         ledger.commit(Reservation(RUN, 1, line=2), b"noised", now=NOW)
 
 
-def test_past_the_budget_nothing_is_charged_and_the_refusal_says_what_fits(tmp_path: Path) -> None:
+def test_s23_past_the_budget_nothing_is_charged_and_the_refusal_says_what_fits(tmp_path: Path) -> None:
     one = gaussian_epsilon([gaussian()], 1e-5)
     place = new_ledger(tmp_path, budget_epsilon=gaussian_epsilon([gaussian(count=5)], 1e-5))
     with place.open() as ledger:
@@ -183,7 +183,7 @@ def test_a_head_that_the_ledger_once_had_is_in_it_and_any_other_is_not(tmp_path:
             ledger.check_not_rolled_back("ab" * 32)
 
 
-def test_a_restored_backup_is_noticed_by_whoever_saw_a_newer_head(tmp_path: Path) -> None:
+def test_s23_a_restored_backup_is_noticed_by_whoever_saw_a_newer_head(tmp_path: Path) -> None:
     place = new_ledger(tmp_path)
     with place.open() as ledger:
         release(ledger, 1, b"noised")
@@ -199,7 +199,7 @@ def test_a_restored_backup_is_noticed_by_whoever_saw_a_newer_head(tmp_path: Path
             ledger.check_not_rolled_back(seen_by_the_server)
 
 
-def test_a_restored_backup_is_noticed_by_the_mirror(tmp_path: Path) -> None:
+def test_s23_a_restored_backup_is_noticed_by_the_mirror(tmp_path: Path) -> None:
     place = new_ledger(tmp_path, is_mirrored=True)
     with place.open() as ledger:
         release(ledger, 1, b"noised")
@@ -213,7 +213,7 @@ def test_a_restored_backup_is_noticed_by_the_mirror(tmp_path: Path) -> None:
     assert refused.value.line == 4
 
 
-def test_a_backup_that_went_on_by_itself_is_noticed_by_the_mirror(tmp_path: Path) -> None:
+def test_s23_a_backup_that_went_on_by_itself_is_noticed_by_the_mirror(tmp_path: Path) -> None:
     place = new_ledger(tmp_path, is_mirrored=True)
     shutil.copytree(place.directory, tmp_path / "copy")
     with place.open() as ledger:

@@ -90,7 +90,9 @@ def start(work: Callable[..., None], *arguments: Any) -> ForkProcess:
     return process
 
 
-def test_a_hundred_kills_around_releases_leave_no_release_uncharged_and_none_with_two_noises(tmp_path: Path) -> None:
+def test_s23_a_hundred_kills_around_releases_leave_no_release_uncharged_and_none_with_two_noises(
+    tmp_path: Path,
+) -> None:
     draw = random.Random(20261125)
     for _ in range(KILLS):
         wanted = len(told(tmp_path / "sent")) + draw.randint(0, 3)
@@ -125,7 +127,7 @@ def take_part_until(moment: int, loss: str, parent: Path, rounds: int) -> None:
         pytest.param("nothing", 3, marks=pytest.mark.slow),
     ],
 )
-def test_a_power_cut_before_any_write_sync_or_rename_leaves_a_ledger_that_goes_on(
+def test_f09_a_power_cut_before_any_write_sync_or_rename_leaves_a_ledger_that_goes_on(
     tmp_path: Path, loss: str, rounds: int
 ) -> None:
     moment, exit_code = 0, -signal.SIGKILL
@@ -152,7 +154,7 @@ def hold(place: Place, opened: Any) -> None:
         time.sleep(60)
 
 
-def test_two_processes_never_have_a_ledger_open_and_a_killed_one_frees_it(tmp_path: Path) -> None:
+def test_s23_two_processes_never_have_a_ledger_open_and_a_killed_one_frees_it(tmp_path: Path) -> None:
     take_part(tmp_path, 1)
     place, opened = place_in(tmp_path), FORK.Event()
     process = start(hold, place, opened)
@@ -168,7 +170,7 @@ def test_two_processes_never_have_a_ledger_open_and_a_killed_one_frees_it(tmp_pa
         assert ledger.released(RUN, 1) is not None
 
 
-def test_one_process_cannot_open_a_ledger_twice_either(tmp_path: Path) -> None:
+def test_s23_one_process_cannot_open_a_ledger_twice_either(tmp_path: Path) -> None:
     take_part(tmp_path, 1)
     place = place_in(tmp_path)
     with place.open(), pytest.raises(InputError, match="is open already"), place.open():

@@ -1,7 +1,7 @@
-"""The bug of DPZero's published code: noise from the generator that was just seeded with the public direction seed.
+"""S24, the fault itself, as DPZero's published code has it: noise from a generator that was just seeded in public.
 
-Whoever knows the seed subtracts the noise. The audit finds it: right sampling, right clipping, a right account of
-epsilon 1, and no privacy.
+Whoever knows the seed of the directions subtracts the noise. The audit finds it: right sampling, right clipping, a
+right account of epsilon 1, and no privacy.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ class GlobalSource(SeededSource):
 
 
 @pytest.mark.parametrize("make_secret", [SeededSource, GlobalSource])
-def test_a_build_with_noise_from_a_public_seed_fails_at_epsilon_1_with_a_thousand_canaries(
+def test_s24_a_build_with_noise_from_a_public_seed_fails_at_epsilon_1_with_a_thousand_canaries(
     make_secret: Callable[[], SecretSource],
 ) -> None:
     found = run_audit(audited_dp_sgd(1000), 1000, make_secret)
@@ -61,17 +61,17 @@ def test_a_build_with_noise_from_a_public_seed_fails_at_epsilon_1_with_a_thousan
     assert found.refutes_the_claim and found.lower_bound == found.most > 4
 
 
-def test_such_a_build_of_dpzero_fails_too() -> None:
+def test_s24_such_a_build_of_dpzero_fails_too() -> None:
     found = run_audit(audited_dpzero(250), 250, SeededSource)
     assert found.noise_repeats and found.refutes_the_claim
 
 
-def test_secret_samples_do_not_make_up_for_noise_from_a_public_seed() -> None:
+def test_s24_secret_samples_do_not_make_up_for_noise_from_a_public_seed() -> None:
     found = run_audit(audited_dp_sgd(400, sample_rate=0.5), 400, SeededSource)
     assert found.noise_repeats and found.refutes_the_claim
 
 
-def test_the_attacker_reads_the_sum_itself_off_a_step() -> None:
+def test_s24_the_attacker_reads_the_sum_itself_off_a_step() -> None:
     mechanism = audited_dpzero(40)
     task = canary_task(mechanism, 40)
     released = mechanism.step(task, 0, SeededSource())["scalars"].numpy()
@@ -83,6 +83,6 @@ def test_the_attacker_reads_the_sum_itself_off_a_step() -> None:
 
 
 @pytest.mark.slow
-def test_such_a_build_of_dpzero_fails_with_a_thousand_canaries() -> None:
+def test_s24_such_a_build_of_dpzero_fails_with_a_thousand_canaries() -> None:
     found = run_audit(audited_dpzero(1000), 1000, SeededSource)
     assert found.noise_repeats and found.refutes_the_claim
