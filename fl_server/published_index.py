@@ -53,8 +53,8 @@ def index_home(home: Path) -> BundleIndex:
             digest, manifest = read_manifest(content)
             envelopes[digest] = content
             for sealed in manifest.objects:
-                path = repository / OBJECTS_DIRECTORY / sealed.sha256
-                objects[sealed.sha256] = ServedObject(path, sealed.size)
+                path = repository / OBJECTS_DIRECTORY / sealed.name
+                objects[sealed.name] = ServedObject(path, sealed.size)
             if manifest.version >= newest_version:
                 newest, newest_version = digest, manifest.version
     return BundleIndex(newest, envelopes, objects, files, grant_files(home))

@@ -24,7 +24,7 @@ from fl_server.repository_state import (
     with_key,
 )
 from fl_server.sealed_versions import SealedVersion
-from scaleot_core.bundle import load_verifying_key, read_bundle, verify_bundle
+from scaleot_core.bundle import load_verifying_key, read_bundle, verify_bundle, verify_objects
 from scaleot_core.bundle.file_lock import locked
 from scaleot_core.bundle.manifest import OBJECTS_DIRECTORY
 from scaleot_core.bundle.repository import LIFETIMES, TARGET, Role, target_file
@@ -57,12 +57,13 @@ def publish(home: Path, sealed: SealedVersion, *, now: datetime) -> Expiries:
     """
     bundle = sealed.bundle
     verified = verify_bundle(read_bundle(bundle.path), load_verifying_key(home / "owner.pub"), now=now)
+    verify_objects(verified)
     with _locked(home):
         _create(home, now)
         state = read_state(home)
         _refuse_older(state, sealed)
         for one in verified.manifest.objects:
-            place_object(verified.objects_directory / one.sha256, state.repository / OBJECTS_DIRECTORY / one.sha256)
+            place_object(verified.objects_directory / one.name, state.repository / OBJECTS_DIRECTORY / one.name)
         envelope = read_bundle(bundle.path).envelope
         target = TargetFile.from_data(TARGET, envelope, ["sha256"])
         target.unrecognized_fields["custom"] = {"digest": bundle.digest, "version": sealed.version}
