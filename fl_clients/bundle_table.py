@@ -21,15 +21,15 @@ def print_inspection(found: Inspection, console: Console) -> None:
     ):
         table.add_row(name, value)
     console.print(table)
-    files = Table("object", "name", "bytes")
-    files.add_column("SHA-256 of the plaintext" if inner else "SHA-256 of the ciphertext", overflow="fold")
-    rows = (
-        [(file.name, file.size, file.sha256) for file in inner.files]
+    files = Table("object", "file", "bytes")
+    files.add_column("name of the ciphertext", overflow="fold")
+    contents = (
+        [(file.name, file.size) for file in inner.files]
         if inner
-        else [("(encrypted)", one.size, one.sha256) for one in outer.objects]
+        else [("(encrypted)", one.size) for one in outer.objects]
     )
-    for number, (name, size, sha256) in enumerate(rows, start=1):
-        files.add_row(str(number), name, str(size), sha256)
+    for number, (sealed, (name, size)) in enumerate(zip(outer.objects, contents, strict=True), start=1):
+        files.add_row(str(number), name, str(size), sealed.name)
     console.print(files)
     if inner:
         console.print_json(data=inner.model)

@@ -3,12 +3,12 @@
 ::
 
     DIRECTORY/<bundle digest>.lock                  held by the one process that fetches it
-    DIRECTORY/<bundle digest>/objects/<sha256>      whole, verified objects and nothing else
-    DIRECTORY/<bundle digest>/partial/<sha256>      those that are still coming
+    DIRECTORY/<bundle digest>/objects/<name>        whole, verified objects and nothing else
+    DIRECTORY/<bundle digest>/partial/<name>        those that are still coming
     DIRECTORY/<bundle digest>/manifest.dsse.json    written last: where it is, every object was there
 
 The source is trusted with nothing. The manifest's signatures hold before an object is asked for, every block's digest
-before it counts, every object's before it is renamed into place. Nothing is decrypted: ``verify_bundle`` and
+before it counts, all of an object's before it is renamed into place. Nothing is decrypted: ``verify_bundle`` and
 ``open_bundle`` do the rest, and check again what lies on the disk.
 """
 
@@ -154,11 +154,11 @@ def _fetch_objects(source: PatientSource, place: Path, signed: SignedManifest, s
     objects, partial = place / OBJECTS_DIRECTORY, place / PARTIAL_DIRECTORY
     for made in (objects, partial):
         made.mkdir(parents=True, exist_ok=True)
-    listed = {sealed.sha256: sealed for sealed in signed.manifest.objects}  # each once, should one be listed twice
-    missing = [sealed for name, sealed in listed.items() if not is_object(objects / name, sealed)]
+    listed = {sealed.name: sealed for sealed in signed.manifest.objects}  # each once, should one be listed twice
+    missing = [sealed for sealed in listed.values() if not is_object(objects, sealed)]
     for sealed in missing:
-        if (objects / sealed.sha256).exists():  # damaged: most of its blocks still hold
-            (objects / sealed.sha256).replace(partial / sealed.sha256)
+        if (objects / sealed.name).exists():  # damaged: most of its blocks still hold
+            (objects / sealed.name).replace(partial / sealed.name)
     _check_room(place, missing)
     moved_bytes = _fetch_blocks(source, place, missing, streams, reporter)
     rmtree(partial)
@@ -166,7 +166,7 @@ def _fetch_objects(source: PatientSource, place: Path, signed: SignedManifest, s
 
 
 def _check_room(place: Path, missing: list[SealedObject]) -> None:
-    held = (held_bytes(place / PARTIAL_DIRECTORY / sealed.sha256) for sealed in missing)
+    held = (held_bytes(place / PARTIAL_DIRECTORY / sealed.name) for sealed in missing)
     needed = sum(max(sealed.size - there, 0) for sealed, there in zip(missing, held, strict=True))
     free = disk_usage(place).free
     if needed and free < needed + SPARE_BYTES:
@@ -180,7 +180,7 @@ def _fetch_blocks(
     source: PatientSource, place: Path, missing: list[SealedObject], streams: int, reporter: Reporter
 ) -> int:
     """Fetches blocks of all objects in parallel and places each object when its last block is there."""
-    blocks_left = Counter({sealed.sha256: len(sealed.blocks) for sealed in missing})
+    blocks_left = Counter({sealed.name: len(sealed.blocks) for sealed in missing})
     size_bytes = sum(sealed.size for sealed in missing)
     moved_bytes = done_bytes = 0
     with (
@@ -188,7 +188,7 @@ def _fetch_blocks(
         ThreadPoolExecutor(streams, thread_name_prefix="fetch") as pool,
     ):
         jobs = {
-            pool.submit(fetch_block, source, place / PARTIAL_DIRECTORY / sealed.sha256, sealed, index): (
+            pool.submit(fetch_block, source, place / PARTIAL_DIRECTORY / sealed.name, sealed, index): (
                 sealed,
                 index,
             )
@@ -201,8 +201,8 @@ def _fetch_blocks(
                 moved_bytes += job.result()
                 before, done_bytes = done_bytes, done_bytes + sealed.block_size(index)
                 stage.advance(done_bytes // _MEGABYTE - before // _MEGABYTE)
-                blocks_left[sealed.sha256] -= 1
-                if not blocks_left[sealed.sha256]:
+                blocks_left[sealed.name] -= 1
+                if not blocks_left[sealed.name]:
                     _place(place, sealed)
         except BaseException:  # the interruption of a person too: the threads must not go on behind it
             source.stop()
@@ -212,5 +212,4 @@ def _fetch_blocks(
 
 
 def _place(place: Path, sealed: SealedObject) -> None:
-    name = sealed.sha256
-    place_object(place / PARTIAL_DIRECTORY / name, place / OBJECTS_DIRECTORY / name, sealed)
+    place_object(place / PARTIAL_DIRECTORY / sealed.name, place / OBJECTS_DIRECTORY / sealed.name, sealed.size)

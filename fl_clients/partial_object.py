@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fl_clients.patient_source import PatientSource
+from scaleot_core.bundle.archive import read_blocks
 from scaleot_core.bundle.distribution import MAX_PIECE_BYTES
-from scaleot_core.bundle.files import open_regular_file, sync_directory
+from scaleot_core.bundle.files import sync_directory
 from scaleot_core.bundle.manifest import BLOCK_BYTES, SealedObject
 from scaleot_core.errors import VerificationError
 
@@ -32,36 +33,31 @@ def fetch_block(source: PatientSource, path: Path, sealed: SealedObject, index: 
     with _open_to_write(path) as descriptor:
         kept = _kept_bytes(descriptor, start, stop)
         for held in (kept, 0) if kept else (0,):
-            pieces = source.read_range(sealed.sha256, start + held, stop)
+            pieces = source.read_range(sealed.name, start + held, stop)
             digest, received = _complete(descriptor, pieces, start, start + held)
             moved += received
             if digest == sealed.blocks[index]:
                 return moved
-    raise VerificationError("object.block", f"object {sealed.sha256}, block {index}: not what the owner signed")
+    raise VerificationError("object.block", f"object {sealed.name}, block {index}: not what the owner signed")
 
 
-def place_object(partial: Path, place: Path, sealed: SealedObject) -> None:
-    """Gives a partial file whose blocks are all there its final name, once its digest holds and it is on the disk.
-
-    Raises ``VerificationError`` (``object.digest``) if it is not the object that its name says, and ``OSError``.
-    """
+def place_object(partial: Path, place: Path, size_bytes: int) -> None:
+    """Gives a partial file whose blocks all hold its final name once it is on the disk; raises ``OSError``."""
     with _open_to_write(partial) as descriptor:
-        os.ftruncate(descriptor, sealed.size)  # whatever lay there before may have been longer
+        os.ftruncate(descriptor, size_bytes)  # whatever lay there before may have been longer
         os.fsync(descriptor)
-    if not is_object(partial, sealed):
-        raise VerificationError("object.digest", f"object {sealed.sha256}: its blocks hold, but not its own digest")
     partial.replace(place)
     sync_directory(place.parent)
 
 
-def is_object(path: Path, sealed: SealedObject) -> bool:
-    """Says whether a file is there and is byte for byte the object; raises ``OSError`` if it cannot be read."""
+def is_object(directory: Path, sealed: SealedObject) -> bool:
+    """Says whether an object lies whole in a directory, every block as it was signed."""
     try:
-        with open_regular_file(path, flags=os.O_NOFOLLOW) as file:
-            has_its_size = os.fstat(file.fileno()).st_size == sealed.size
-            return has_its_size and hashlib.file_digest(file, "sha256").hexdigest() == sealed.sha256
-    except FileNotFoundError:
+        for _ in read_blocks(directory, sealed):
+            pass
+    except VerificationError:
         return False
+    return True
 
 
 def held_bytes(path: Path) -> int:

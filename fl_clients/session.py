@@ -46,7 +46,8 @@ class EmulatorShelf:
     """The emulators that this process has opened: one of each bundle, whoever of its clients asks.
 
     What is lent is frozen and shared, so one client at a time has it; PyTorch uses every core anyway. Sharing saves
-    memory and no check: every client verifies the bundle with its own pinned key, and its own grant, itself.
+    memory and no check: every client verifies the signed manifest, which fixes every byte of the emulator, with its own
+    pinned key, and its own grant, itself.
     """
 
     def __init__(self) -> None:
@@ -75,7 +76,7 @@ class EmulatorShelf:
             yield self._emulators[key]
 
     def _verify(self, own: DataOwnerFile, bundle_digest: str, now: datetime) -> VerifiedBundle:
-        """Reads and verifies every byte once in this process's life; what runs later is the copy in memory."""
+        """Verifies the manifest once in this process's life; what runs later is the copy in memory."""
         owner_key = load_verifying_key(own.owner_public_key)
         place = (own.bundle, owner_key.key_ids)
         bundle = self._verified.get(place)

@@ -17,6 +17,7 @@ from typing import Protocol
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
+from scaleot_core.bundle.archive import PIECE_BYTES
 from scaleot_core.bundle.distribution import MAX_PIECE_BYTES
 from scaleot_core.bundle.files import open_regular_file
 from scaleot_core.bundle.manifest import MANIFEST_FILE, MAX_ENVELOPE_BYTES, OBJECTS_DIRECTORY
@@ -76,8 +77,8 @@ class FolderSource:
         path = self._directory / OBJECTS_DIRECTORY / digest
         try:
             with open_regular_file(path) as file:
-                for position in range(start, start + length, MAX_PIECE_BYTES):
-                    size = min(MAX_PIECE_BYTES, start + length - position)
+                for position in range(start, start + length, PIECE_BYTES):
+                    size = min(PIECE_BYTES, start + length - position)
                     piece = os.pread(file.fileno(), size, position)
                     if len(piece) < size:
                         raise FetchError(f"{path} is cut: it ends before byte {position + size}")

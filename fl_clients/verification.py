@@ -18,6 +18,7 @@ from scaleot_core.bundle import (
     read_bundle,
     verify_bundle,
     verify_grant,
+    verify_objects,
 )
 from scaleot_core.bundle.archive import decrypt_manifest
 from scaleot_core.bundle.canonical import Json, read_document
@@ -116,7 +117,7 @@ def verify_path(path: Path, owner: VerifyingKey, *, pinned_root: Path | None, no
     if not is_repository(path):
         if pinned_root is not None:
             raise InputError(f"--root {pinned_root}: {path} is no repository, and a bundle alone has no root")
-        return Verified(verify_bundle(read_bundle(path), owner, now=now), None)
+        return Verified(_verify_whole(read_bundle(path), owner, now), None)
     root = pinned_root or _first_root(path)
     with tempfile.TemporaryDirectory(prefix="scaleot-") as name:
         home = Path(name)
@@ -128,7 +129,7 @@ def verify_path(path: Path, owner: VerifyingKey, *, pinned_root: Path | None, no
         newest = newest_manifest(source, home, owner=owner, now=now)
         roots = (home / PINNED_ROOT_FILE, home / STATE_DIRECTORY / METADATA_DIRECTORY / "root.json")
         first, last = (Metadata[Root].from_file(str(file)).signed.version for file in roots)
-    bundle = verify_bundle(UnverifiedBundle(path, newest.envelope), owner, now=now)
+    bundle = _verify_whole(UnverifiedBundle(path, newest.envelope), owner, now)
     return Verified(bundle, VerifiedRoot(first, last, pinned_root is not None))
 
 
@@ -141,7 +142,7 @@ def inspect_path(path: Path, owner: VerifyingKey | None, grant: GrantFiles | Non
     found = UnverifiedBundle(path, _newest_envelope(path)) if is_repository(path) else read_bundle(path)
     if owner is None:
         return Inspection(_outer(found.envelope), None, is_verified=False)
-    verified = verify_bundle(found, owner, now=now)
+    verified = _verify_whole(found, owner, now)
     if grant is None:
         return Inspection(verified.manifest, None, is_verified=True)
     try:
@@ -157,6 +158,12 @@ def inspect_path(path: Path, owner: VerifyingKey | None, grant: GrantFiles | Non
 def is_repository(path: Path) -> bool:
     """Tells whether a directory is a repository, and not one bundle."""
     return (path / METADATA_DIRECTORY).is_dir()
+
+
+def _verify_whole(found: UnverifiedBundle, owner: VerifyingKey, now: datetime) -> VerifiedBundle:
+    verified = verify_bundle(found, owner, now=now)
+    verify_objects(verified)
+    return verified
 
 
 def _first_root(path: Path) -> Path:

@@ -109,8 +109,8 @@ def issue_to_member(
 def renew_server(directory: Path, hosts: Sequence[str], *, now: datetime) -> x509.Certificate:
     """Replaces the server's certificate by one of 90 days for the same key, and for other hosts if some are given.
 
-    Services that read it at every handshake go on; others have to start anew. Raises as ``load_authority`` and
-    ``create_authority``.
+    Services take it up while they run; the SuperLink has to start anew, which ``serve`` sees to. Raises as
+    ``load_authority`` and ``create_authority``.
     """
     authority = load_authority(directory, now=now)
     present = read_certificate(directory / SERVER_CERTIFICATE)

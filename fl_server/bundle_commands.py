@@ -1,7 +1,7 @@
 """The model owner's verbs for sealed emulators. Heavy imports stand inside a verb: ``scaleot --help`` loads this."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -57,6 +57,9 @@ def publish(
     to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Then bring this copy up to date.")] = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Only say for another day what is the newest.")] = False,
     rotate: Annotated[str | None, typer.Option("--rotate", metavar="ROLE", help="Only replace a role's keys.")] = None,
+    keep: Annotated[
+        int | None, typer.Option("--keep", min=1, metavar="N", help="Then remove all but the N newest versions.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Publish the newest sealed emulator of HOME in its repository, and grant it to every active member."""
@@ -64,7 +67,8 @@ def publish(
 
     from fl_server.grants import GRANTS_DIRECTORY
     from fl_server.owner_home import OwnerHome
-    from fl_server.publishing import publish_to_members, rotate_on_record
+    from fl_server.pruning import prune_copy
+    from fl_server.publishing import prune_on_record, publish_to_members, rotate_on_record
     from fl_server.repository import refresh_repository
     from fl_server.repository_files import copy_repository
     from fl_server.repository_state import REPOSITORY_DIRECTORY
@@ -76,7 +80,7 @@ def publish(
     if rotate is not None and rotate not in list(Role):
         raise InputError(f"--rotate: expected one of {', '.join(Role)}, got {rotate}")
     owner_home, now = OwnerHome(home), datetime.now(UTC)
-    said: dict[str, object] = {}
+    said: dict[str, Any] = {}
     if refresh:
         expiries = refresh_repository(home, now=now)
     elif rotate is not None:
@@ -85,14 +89,18 @@ def publish(
         made = publish_to_members(owner_home, version, now=now)
         expiries = made.expiries
         said = {"version": made.version, "digest": made.digest, "members": list(made.members)}
+    if keep is not None:
+        said["removed"] = list(prune_on_record(owner_home, keep, now=now))
     if to is not None:
         copy_repository(home / REPOSITORY_DIRECTORY, to)
+        if keep is not None:
+            prune_copy(home / REPOSITORY_DIRECTORY, to)
     _say_what_is_published(said, expiries, as_json=as_json)
-    if said:
+    if "version" in said:
         typer.echo(f"grants for organisations that fetch from a folder: {home / GRANTS_DIRECTORY}", err=True)
 
 
-def _say_what_is_published(said: dict[str, object], expiries: "Expiries", *, as_json: bool) -> None:
+def _say_what_is_published(said: dict[str, Any], expiries: "Expiries", *, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
@@ -100,9 +108,10 @@ def _say_what_is_published(said: dict[str, object], expiries: "Expiries", *, as_
     if as_json:
         typer.echo(json.dumps({**said, "expires": ends}, indent=2))
         return
-    if said:
-        members = said["members"]
+    if "version" in said:
         typer.echo(f"version {said['version']} is published, bundle {said['digest']}")
-        typer.echo(f"granted to {', '.join(members) if isinstance(members, list) and members else 'nobody yet'}")
+        typer.echo(f"granted to {', '.join(said['members']) or 'nobody yet'}")
+    if "removed" in said:
+        typer.echo(f"versions removed: {', '.join(map(str, said['removed'])) or 'none'}")
     for role, end in ends.items():
         typer.echo(f"{role} metadata is accepted until {end or 'nothing is published yet'}")

@@ -52,9 +52,9 @@ def index_bundles(directories: Sequence[Path]) -> BundleIndex:
         digest, manifest = read_manifest(envelope)
         envelopes[digest] = envelope
         for sealed in manifest.objects:
-            path = directory / OBJECTS_DIRECTORY / sealed.sha256
+            path = directory / OBJECTS_DIRECTORY / sealed.name
             _check_size(path, sealed.size)
-            objects[sealed.sha256] = ServedObject(path, sealed.size)
+            objects[sealed.name] = ServedObject(path, sealed.size)
         if manifest.version >= newest_version:
             newest, newest_version = digest, manifest.version
     return BundleIndex(newest, envelopes, objects)

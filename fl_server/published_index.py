@@ -8,7 +8,13 @@ from fl_server.bundle_index import BundleIndex, ServedObject, read_manifest
 from fl_server.grants import GRANTS_DIRECTORY, grant_files
 from fl_server.repository_state import REPOSITORY_DIRECTORY
 from scaleot_core.bundle.manifest import OBJECTS_DIRECTORY
-from scaleot_core.bundle.repository import METADATA_DIRECTORY, TARGETS_DIRECTORY, TIMESTAMP_FILE, is_repository_file
+from scaleot_core.bundle.repository import (
+    METADATA_DIRECTORY,
+    TARGETS_DIRECTORY,
+    TIMESTAMP_FILE,
+    is_repository_file,
+    target_file,
+)
 from scaleot_core.errors import InputError, ScaleOTError
 
 
@@ -53,8 +59,8 @@ def index_home(home: Path) -> BundleIndex:
             digest, manifest = read_manifest(content)
             envelopes[digest] = content
             for sealed in manifest.objects:
-                path = repository / OBJECTS_DIRECTORY / sealed.sha256
-                objects[sealed.sha256] = ServedObject(path, sealed.size)
+                path = repository / OBJECTS_DIRECTORY / sealed.name
+                objects[sealed.name] = ServedObject(path, sealed.size)
             if manifest.version >= newest_version:
                 newest, newest_version = digest, manifest.version
     return BundleIndex(newest, envelopes, objects, files, grant_files(home))
@@ -65,10 +71,11 @@ def _name(path: Path, repository: Path) -> str:
 
 
 def _stamp(home: Path) -> tuple[tuple[int, int, int], ...]:
-    """What changes whenever something is published or granted: each is a rename into one of these directories."""
+    """What changes whenever something is published, granted or pruned: each changes a name in these directories."""
     places = (
         home / REPOSITORY_DIRECTORY / METADATA_DIRECTORY,
         home / REPOSITORY_DIRECTORY / TIMESTAMP_FILE,
+        (home / REPOSITORY_DIRECTORY / target_file("")).parent,
         home / GRANTS_DIRECTORY,
         *sorted((home / GRANTS_DIRECTORY).rglob("*")),
     )

@@ -6,6 +6,7 @@ from datetime import datetime
 from fl_server.audit_log import AuditLog
 from fl_server.grants import issue_grants
 from fl_server.owner_home import OwnerHome
+from fl_server.pruning import prune
 from fl_server.registry import Registry, Status
 from fl_server.repository import publish, rotate
 from fl_server.repository_state import Expiries
@@ -42,6 +43,17 @@ def publish_to_members(home: OwnerHome, version: int | None, *, now: datetime) -
         now=now,
     )
     return Publication(sealed.version, sealed.bundle.digest, expiries, tuple(sorted(granted)))
+
+
+def prune_on_record(home: OwnerHome, keep: int, *, now: datetime) -> tuple[int, ...]:
+    """Removes all but the newest published versions and writes it to the audit log; raises like ``prune``, and
+    ``ChainError``.
+    """
+    log = AuditLog(home.audit_log)
+    removed = prune(home.root, keep)
+    if removed:
+        log.append("publish.prune", {"versions": list(removed)}, now=now)
+    return removed
 
 
 def rotate_on_record(home: OwnerHome, role: Role, *, now: datetime) -> Expiries:

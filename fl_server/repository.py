@@ -24,7 +24,7 @@ from fl_server.repository_state import (
     with_key,
 )
 from fl_server.sealed_versions import SealedVersion
-from scaleot_core.bundle import load_verifying_key, read_bundle, verify_bundle
+from scaleot_core.bundle import load_verifying_key, read_bundle, verify_bundle, verify_objects
 from scaleot_core.bundle.file_lock import locked
 from scaleot_core.bundle.manifest import OBJECTS_DIRECTORY
 from scaleot_core.bundle.repository import LIFETIMES, TARGET, Role, target_file
@@ -40,7 +40,7 @@ def create_repository(home: Path, *, now: datetime) -> None:
     Raises:
         OutputError: the home cannot be written.
     """
-    with _locked(home):
+    with sole_publisher(home):
         _create(home, now)
 
 
@@ -56,17 +56,18 @@ def publish(home: Path, sealed: SealedVersion, *, now: datetime) -> Expiries:
         OutputError: the repository cannot be written; what was published before still is.
     """
     bundle = sealed.bundle
-    verified = verify_bundle(read_bundle(bundle.path), load_verifying_key(home / "owner.pub"), now=now)
-    with _locked(home):
+    found = read_bundle(bundle.path)
+    verified = verify_bundle(found, load_verifying_key(home / "owner.pub"), now=now)
+    verify_objects(verified)
+    with sole_publisher(home):
         _create(home, now)
         state = read_state(home)
         _refuse_older(state, sealed)
         for one in verified.manifest.objects:
-            place_object(verified.objects_directory / one.sha256, state.repository / OBJECTS_DIRECTORY / one.sha256)
-        envelope = read_bundle(bundle.path).envelope
-        target = TargetFile.from_data(TARGET, envelope, ["sha256"])
+            place_object(verified.objects_directory / one.name, state.repository / OBJECTS_DIRECTORY / one.name)
+        target = TargetFile.from_data(TARGET, found.envelope, ["sha256"])
         target.unrecognized_fields["custom"] = {"digest": bundle.digest, "version": sealed.version}
-        place_file(state.repository / target_file(target.hashes["sha256"]), envelope)
+        place_file(state.repository / target_file(target.hashes["sha256"]), found.envelope)
         if state.root.signed.expires - now < ROOT_RENEWED_BEFORE:
             state.write_root(state.root, [state.key(Role.ROOT)], now)
         state.write_targets({TARGET: target}, [state.key(Role.TARGETS)], now)
@@ -84,7 +85,7 @@ def refresh_repository(home: Path, *, now: datetime) -> Expiries:
         InputError: nothing is published, or a key is not in the home.
         OutputError: the repository cannot be written; what was published before still is.
     """
-    with _locked(home):
+    with sole_publisher(home):
         state = read_state(home)
         if state.snapshot is None:
             raise InputError(f"{state.repository} has nothing to renew: publish first, with scaleot publish {home}")
@@ -104,7 +105,7 @@ def rotate(home: Path, role: Role, *, now: datetime) -> Expiries:
         InputError: there is no repository, or a key is not in the home.
         OutputError: the repository cannot be written; what was published before still is.
     """
-    with _locked(home):
+    with sole_publisher(home):
         state = read_state(home)
         root_key, old = state.key(Role.ROOT), state.key(role)
         new = make_key(home, role)
@@ -142,7 +143,7 @@ def _refuse_older(state: RepositoryState, sealed: SealedVersion) -> None:
         )
 
 
-def _locked(home: Path) -> AbstractContextManager[None]:
-    """Keeps other processes from publishing or renewing; waits, since each of them is done in seconds."""
+def sole_publisher(home: Path) -> AbstractContextManager[None]:
+    """Keeps other processes from publishing, renewing or pruning; waits, since each of them is done in seconds."""
     in_use = f"{home / REPOSITORY_DIRECTORY} is in use by another process for 10 minutes"
     return locked(home / f"{REPOSITORY_DIRECTORY}.lock", in_use=in_use, wait_seconds=600.0)

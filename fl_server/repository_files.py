@@ -2,7 +2,9 @@
 
 import errno
 import os
+import re
 import shutil
+from collections.abc import Set
 from pathlib import Path
 from secrets import token_hex
 
@@ -12,6 +14,7 @@ from scaleot_core.bundle.repository import METADATA_DIRECTORY, TARGETS_DIRECTORY
 from scaleot_core.errors import OutputError
 
 _PUBLIC = 0o644
+_OBJECT_FILE = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.[0-9a-f]{16}\.partial")
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
 
 
@@ -62,6 +65,18 @@ def copy_repository(repository: Path, destination: Path) -> None:
         place, data = destination / path.relative_to(repository), path.read_bytes()
         if not place.exists() or place.read_bytes() != data:
             place_file(place, data)
+
+
+def remove_object_files(repository: Path, kept: Set[str]) -> None:
+    """Removes every object of a repository but those of the names ``kept``, and what was left of an unfinished one.
+
+    Whatever else lies there is nobody's business. Raises ``OSError``.
+    """
+    objects = repository / OBJECTS_DIRECTORY
+    for path in objects.iterdir():
+        if _OBJECT_FILE.fullmatch(path.name) and path.name not in kept:
+            path.unlink()
+    sync_directory(objects)
 
 
 def make_directory(directory: Path) -> None:

@@ -11,7 +11,7 @@
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +24,7 @@ from scaleot_core.adapters.spec import AdapterSpec
 from scaleot_core.bundle import SealedBundle, load_data_key
 from scaleot_core.bundle.canonical import Sha256
 from scaleot_core.bundle.file_lock import locked
-from scaleot_core.bundle.files import write_synced
+from scaleot_core.bundle.files import sync_directory, write_synced
 from scaleot_core.bundle.manifest import MAX_INTEGER, BundleId
 from scaleot_core.compression.emulator_report import EmulatorReport
 from scaleot_core.compression.plan import LayerPlan
@@ -33,6 +33,7 @@ from scaleot_core.errors import InputError
 SEALED_DIRECTORY, BUNDLE_DIRECTORY, IMPORTANCE_DIRECTORY = "sealed", "bundle", "importance"
 PLAIN_PREFIX = ".plain-"
 """Of the directory that holds an emulator's plaintext while it is being sealed."""
+_REMOVED_SUFFIX = ".removed.partial"
 DATA_KEY_FILE, RECORD_FILE, RUN_FILE = "data.key", "sealed.json", "run.toml"
 
 
@@ -85,7 +86,7 @@ def next_version(home: Path, version: int | None) -> Iterator[tuple[Path, int]]:
     with locked(sealed / "lock", in_use=in_use):
         for left in (*sealed.glob(f"{PLAIN_PREFIX}*"), *sealed.glob(".*.partial")):
             shutil.rmtree(left, ignore_errors=True)
-        newest = max(_versions(home), default=0)
+        newest = max(sealed_numbers(home), default=0)
         number = newest + 1 if version is None else version
         if not newest < number <= MAX_INTEGER:
             raise InputError(f"version {number}: expected one above {newest}, the newest in {sealed}")
@@ -104,7 +105,7 @@ def read_sealed(home: Path, version: int | None = None) -> SealedVersion:
         InputError: there is none, or others may read its data key.
         VerificationError: its data key is none.
     """
-    number = max(_versions(home), default=None) if version is None else version
+    number = max(sealed_numbers(home), default=None) if version is None else version
     directory = home / SEALED_DIRECTORY / str(number)
     if number is None or not directory.is_dir():
         wanted = "no sealed emulator" if version is None else f"no version {version} of the emulator"
@@ -118,6 +119,20 @@ def read_sealed(home: Path, version: int | None = None) -> SealedVersion:
     return SealedVersion(directory, record, bundle)
 
 
-def _versions(home: Path) -> list[int]:
+def remove_sealed(home: Path, numbers: Iterable[int]) -> None:
+    """Removes versions: the name of each first, at once, and then their files; raises ``OSError``.
+
+    What a process that is killed meanwhile leaves is removed by the next one that comes here or seals.
+    """
+    sealed = home / SEALED_DIRECTORY
+    for number in numbers:
+        (sealed / str(number)).rename(sealed / f".{number}{_REMOVED_SUFFIX}")
+    sync_directory(sealed)
+    for left in sealed.glob(f".*{_REMOVED_SUFFIX}"):
+        shutil.rmtree(left, ignore_errors=True)  # who seals removes it, too
+
+
+def sealed_numbers(home: Path) -> list[int]:
+    """Returns the versions that are there, in no order."""
     directory = home / SEALED_DIRECTORY
     return [int(path.name) for path in directory.iterdir() if path.name.isdecimal()] if directory.is_dir() else []

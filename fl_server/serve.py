@@ -8,17 +8,22 @@
 ``rounds``        lets approved nodes in, submits the run, and submits it again when it died (``fl_server.conductor``)
 ================  ====================================================================================================
 
-``serve`` starts and supervises all; ``serve_part`` becomes one of them, for systemd and containers.
+``serve`` starts and supervises all; ``serve_part`` becomes one of them, for systemd and containers. The SuperLink reads
+its certificate at its start alone, so ``serve`` starts it again when that was renewed; rounds outlive this.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
 from fl_server.deployment import RUN_FILE, Deployment, check_ports, read_deployment
 from fl_server.server_app import OWNER_VARIABLE
 from scaleot_core.bundle.key_files import make_secret
+from scaleot_core.bundle.tls_files import TlsFiles, read_tls_files
+from scaleot_core.errors import InputError
 from scaleot_core.hardening import harden_process, write_guarded_command
 from scaleot_core.progress import Reporter
 from scaleot_core.supervision import (
@@ -31,7 +36,7 @@ from scaleot_core.supervision import (
     supervise,
 )
 
-PURPOSE = "rounds"
+SUPERLINK, PURPOSE = "superlink", "rounds"
 
 
 def serve(home: Path, reporter: Reporter, *, is_new_run: bool) -> int:
@@ -56,11 +61,24 @@ def serve(home: Path, reporter: Reporter, *, is_new_run: bool) -> int:
         command = (installed_program("scaleot"), "serve", str(deployment.home), "--part")
         parts = [
             SupervisedProcess(
-                name, (*command, name), child_environment(part_home(deployment.state, name)), name == PURPOSE
+                name,
+                (*command, name),
+                child_environment(part_home(deployment.state, name)),
+                name == PURPOSE,
+                (lambda: usable_certificate(deployment.tls)) if name == SUPERLINK else (lambda: None),
             )
             for name in PARTS
         ]
         return supervise(parts, deployment.state, reporter)
+
+
+def usable_certificate(tls: TlsFiles) -> bytes | None:
+    """Returns a digest of the server's certificate and key, or none while they are half replaced or out of date."""
+    try:
+        credentials = read_tls_files(tls, now=datetime.now(UTC))
+    except InputError:
+        return None
+    return hashlib.sha256(credentials.certificate + credentials.private_key).digest()
 
 
 def serve_part(home: Path, part: str) -> None:
@@ -131,7 +149,7 @@ def _rounds(deployment: Deployment) -> None:
 
 PARTS: Mapping[str, Callable[[Deployment], None]] = MappingProxyType(
     {
-        "superlink": _superlink,
+        SUPERLINK: _superlink,
         "distribution": _distribution,
         "edge": _edge,
         "server-app": _server_app,

@@ -1,7 +1,8 @@
 """Keeps the processes of one side of a federation running, until one of them has done what all are for.
 
 Every process has a session and a log of its own. One that dies is started again, after a pause that doubles with each
-early death. If the supervisor itself is killed, ``process_guard`` ends them all: the next start finds no orphan.
+early death; one whose files have changed since its start is asked to end, and starts again with the new ones. If the
+supervisor itself is killed, ``process_guard`` ends them all: the next start finds no orphan.
 """
 
 import fcntl
@@ -25,6 +26,8 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0
 """Who lived this long starts again at once when it dies."""
+LOOK_SECONDS = 5.0
+"""Between two looks at the files that a process reads at its start alone."""
 DRAIN_SECONDS = 20.0
 """What the processes have to finish what they are at, all together; then they are killed."""
 MAX_LOG_BYTES = 32 * 1024 * 1024
@@ -55,6 +58,8 @@ class SupervisedProcess:
     environment: Mapping[str, str] = field(repr=False)
     is_purpose: bool = False
     """All are stopped when this one is done; its exit code is that of the whole."""
+    start_files: Callable[[], bytes | None] = field(default=lambda: None, repr=False)
+    """Returns a digest of what the process reads at its start alone, or ``None`` while that cannot be used."""
 
 
 def child_environment(flower_home: Path, **variables: str) -> dict[str, str]:
@@ -140,6 +145,8 @@ class _Running:
         self.process, self._log, self._reporter = process, log, reporter
         self._popen: subprocess.Popen[bytes] | None = None
         self._started, self._next_start, self._pause = 0.0, 0.0, FIRST_PAUSE_SECONDS
+        self._start_files: bytes | None = None
+        self._next_look, self._asked_to_end_at = 0.0, 0.0
 
     def look(self, leash: Callable[[str], None]) -> int | None:
         """Starts the process if it is due, and returns the exit code of the whole if this was its purpose."""
@@ -150,6 +157,7 @@ class _Running:
             return None
         code = self._popen.poll()
         if code is None:
+            self._end_if_outdated(now)
             return None
         self.signal(signal.SIGTERM)  # what is left of its session
         leash(f"-{self._popen.pid}")
@@ -175,7 +183,22 @@ class _Running:
             with suppress(subprocess.TimeoutExpired):
                 self._popen.wait(max(deadline - time.monotonic(), 0.0))
 
+    def _end_if_outdated(self, now: float) -> None:
+        """Asks a process to end whose files can be used and are not those that it has read, and kills it in the end."""
+        if self._asked_to_end_at:
+            if now - self._asked_to_end_at > DRAIN_SECONDS:
+                self.signal(signal.SIGKILL)
+        elif now >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            present = self.process.start_files()
+            if present is not None and present != self._start_files:
+                self._reporter.note(f"{self.process.name} is started again: its files have changed")
+                self._asked_to_end_at = now
+                self.signal(signal.SIGTERM)
+
     def _start(self, now: float) -> int:
+        self._start_files = self.process.start_files()  # before it reads them: a change meanwhile is seen later
+        self._next_look, self._asked_to_end_at = now + LOOK_SECONDS, 0.0
         if self._log.exists() and self._log.stat().st_size > MAX_LOG_BYTES:
             self._log.replace(self._log.with_name(f"{self._log.name}.1"))
         descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

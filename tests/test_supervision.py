@@ -60,6 +60,60 @@ def test_a_process_that_dies_is_started_again_and_its_log_goes_on(
     assert (tmp_path / "logs/mortal.log").read_text().count("a life") >= 3
 
 
+def test_a_process_whose_files_have_changed_is_started_again_once_they_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(supervision, "LOOK_SECONDS", 0.05)
+    file, lives = tmp_path / "file", tmp_path / "lives"
+    file.write_text("first")
+    reader = (
+        f"import time\nread = open({str(file)!r}).read()\nopen({str(lives)!r}, 'a').write(read + ' ')\ntime.sleep(300)"
+    )
+    changes = (
+        f"import pathlib, time\nfile, lives = pathlib.Path({str(file)!r}), pathlib.Path({str(lives)!r})\n"
+        "def wait_for(text):\n    while not lives.exists() or lives.read_text() != text: time.sleep(0.05)\n"
+        "wait_for('first ')\ntime.sleep(1)\nfile.write_text('half')\ntime.sleep(1)\nwait_for('first ')\n"
+        "file.write_text('second')\nwait_for('first second ')\ntime.sleep(1)\nwait_for('first second ')"
+    )
+
+    def usable() -> bytes | None:
+        data = file.read_bytes()
+        return None if data in (b"half", b"") else data
+
+    command, environment = (sys.executable, "-c", reader), child_environment(tmp_path / "reader")
+    parts = [
+        SupervisedProcess("reader", command, environment, start_files=usable),
+        process("purpose", changes, tmp_path, is_purpose=True),
+    ]
+    assert supervise(parts, tmp_path, SilentReporter()) == 0
+
+
+def test_a_process_that_does_not_end_when_its_files_have_changed_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST_PAUSE_SECONDS", "LOOK_SECONDS", "DRAIN_SECONDS"):
+        monkeypatch.setattr(supervision, name, 0.05)
+    lives = tmp_path / "lives"
+    stubborn = (
+        f"import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"open({str(lives)!r}, 'a').write('x')\ntime.sleep(300)"
+    )
+    watcher = (
+        f"import pathlib, time\nlives = pathlib.Path({str(lives)!r})\n"
+        "while not lives.exists() or len(lives.read_text()) < 2: time.sleep(0.05)"
+    )
+    command = (sys.executable, "-c", stubborn)
+    environment = child_environment(tmp_path / "stubborn")
+    parts = [
+        SupervisedProcess(
+            "stubborn", command, environment, start_files=lambda: lives.read_bytes()[:1] if lives.exists() else b""
+        ),
+        process("purpose", watcher, tmp_path, is_purpose=True),
+    ]
+    assert supervise(parts, tmp_path, SilentReporter()) == 0
+
+
 def test_a_killed_purpose_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "FIRST_PAUSE_SECONDS", 0.05)
     mark = tmp_path / "mark"

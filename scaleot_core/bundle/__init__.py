@@ -10,9 +10,9 @@ A data owner, each step refusing with ``VerificationError`` what it should not b
 
     identity = generate_identity()                                        # the model owner gets identity.recipient
     unverified = read_bundle(destination)                                 # bytes, not looked at
-    verified = verify_bundle(unverified, owner_public_key, now=now)       # every byte is the owner's
+    verified = verify_bundle(unverified, owner_public_key, now=now)       # signed by the owner, and in date
     with open_bundle(verified, grant, identity, organisation="clinic-a", now=now) as opened:
-        read_emulator(opened.files, device=device)                        # plaintext, in sealed memory only
+        read_emulator(opened.files, device=device)                        # every block verified, then decrypted
 
 ``FORMAT.md`` beside this file specifies every byte; ``keys`` and ``key_files`` hold the keys.
 Over a network: ``repository`` is what a model owner publishes, so that nobody is shown an older bundle for the newest;
@@ -43,7 +43,7 @@ from scaleot_core.bundle.keys import (
 )
 from scaleot_core.bundle.opening import OpenedBundle, open_bundle
 from scaleot_core.bundle.seal import SealedBundle, seal_bundle
-from scaleot_core.bundle.verify import UnverifiedBundle, VerifiedBundle, read_bundle, verify_bundle
+from scaleot_core.bundle.verify import UnverifiedBundle, VerifiedBundle, read_bundle, verify_bundle, verify_objects
 
 __all__ = [
     "DataKey",
@@ -73,4 +73,5 @@ __all__ = [
     "seal_bundle",
     "verify_bundle",
     "verify_grant",
+    "verify_objects",
 ]

@@ -1,4 +1,4 @@
-"""The objects of a bundle: one file each, encrypted as one stream and named by the digest of its ciphertext.
+"""The objects of a bundle: one file each, encrypted as one stream and signed by the SHA-256 of each of its blocks.
 
 Encryption is Cobblestone-256 (C2SP chunked-encryption, AES-256-GCM): the key commits, the context ties a stream to its
 bundle and place, and a stream cut at a chunk's end is refused, but only at the end. So nobody may use a plaintext
@@ -8,7 +8,7 @@ before ``decrypt_object`` has returned.
 import hashlib
 import os
 from collections.abc import Generator, Iterable
-from io import BufferedIOBase, BytesIO
+from io import BufferedIOBase, BufferedReader, BytesIO
 from pathlib import Path
 
 from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
@@ -28,20 +28,20 @@ from scaleot_core.bundle.manifest import (
 )
 from scaleot_core.errors import VerificationError
 
-PIECE_BYTES = 1024 * 1024
+PIECE_BYTES = 256 * 1024
+"""What is read, encrypted, hashed and written at a time: little enough to stay in a core's own cache meanwhile."""
 
 
 class BlockDigests:
-    """The digests of a ciphertext that passes by: of the whole, and of each block of 16 MiB."""
+    """The digests of a ciphertext that passes by, of each block of 16 MiB."""
 
     def __init__(self) -> None:
-        self._whole, self._block = hashlib.sha256(), hashlib.sha256()
+        self._block = hashlib.sha256()
         self._blocks: list[str] = []
         self._size = 0
 
     def update(self, data: bytes) -> None:
         """Takes the next bytes, of any number."""
-        self._whole.update(data)
         rest = memoryview(data)
         while rest:
             taken = rest[: BLOCK_BYTES - self._size % BLOCK_BYTES]
@@ -55,7 +55,7 @@ class BlockDigests:
     def finish(self) -> SealedObject:
         """Returns the object's entry in the manifest."""
         last = [self._block.hexdigest()] if self._size % BLOCK_BYTES else []
-        return SealedObject(blocks=(*self._blocks, *last), sha256=self._whole.hexdigest(), size=self._size)
+        return SealedObject(blocks=(*self._blocks, *last), size=self._size)
 
 
 def encrypt_manifest(inner: InnerManifest, key: DataKey, bundle_id: str) -> bytes:
@@ -76,12 +76,11 @@ def encrypt_object(
 ) -> tuple[InnerFile, SealedObject]:
     """Encrypts a file from ``source`` to ``sink`` and returns its entries in the inner and the outer manifest.
 
-    Memory is bounded by a few MiB. The digests are those of the bytes that went through, whatever becomes of the file.
+    Memory is bounded by a few pieces. The entries are about the bytes that went through, whatever becomes of the file.
     """
     encryptor = Cobblestone256Encryptor(key.secret, context)
-    plaintext, ciphertext, size = hashlib.sha256(), BlockDigests(), 0
+    ciphertext, size = BlockDigests(), 0
     while piece := source.read(PIECE_BYTES):
-        plaintext.update(piece)
         size += len(piece)
         encrypted = encryptor.update(piece)
         ciphertext.update(encrypted)
@@ -89,7 +88,7 @@ def encrypt_object(
     encrypted = encryptor.finalize()
     ciphertext.update(encrypted)
     sink.write(encrypted)
-    return InnerFile(name=name, object=index, sha256=plaintext.hexdigest(), size=size), ciphertext.finish()
+    return InnerFile(name=name, object=index, size=size), ciphertext.finish()
 
 
 def read_blocks(directory: Path, sealed: SealedObject) -> Generator[memoryview, None, None]:
@@ -99,7 +98,7 @@ def read_blocks(directory: Path, sealed: SealedObject) -> Generator[memoryview, 
     ``VerificationError``: ``object.missing`` if the file cannot be read, ``object.size`` and ``object.block`` if it is
     not what was signed.
     """
-    name = sealed.sha256
+    name = sealed.name
     try:
         with open_regular_file(directory / name) as file:
             size = os.fstat(file.fileno()).st_size
@@ -108,33 +107,40 @@ def read_blocks(directory: Path, sealed: SealedObject) -> Generator[memoryview, 
             buffer = memoryview(bytearray(min(BLOCK_BYTES, sealed.size)))
             for index, digest in enumerate(sealed.blocks):
                 block = buffer[: sealed.block_size(index)]
-                if file.readinto(block) != len(block) or hashlib.sha256(block).hexdigest() != digest:
+                if _read_block(file, block) != digest:
                     raise VerificationError("object.block", f"object {name}, block {index}: not what the owner signed")
                 yield block
     except OSError as error:
         raise VerificationError("object.missing", f"object {name} cannot be read: {error.strerror}") from error
 
 
-def decrypt_object(blocks: Iterable[memoryview], key: DataKey, context: bytes, sink: BufferedIOBase) -> tuple[str, int]:
-    """Decrypts a stream to ``sink`` and returns the plaintext's SHA-256 and size; until then nothing of it is valid.
+def _read_block(file: BufferedReader, block: memoryview) -> str:
+    """Fills a block from a file and returns its SHA-256.
+
+    Hashed is what is in memory afterwards, also where the file ended too soon: no other bytes are ever decrypted. Each
+    piece is hashed while the processor's cache still has it.
+    """
+    digest = hashlib.sha256()
+    for start in range(0, len(block), PIECE_BYTES):
+        piece = block[start : start + PIECE_BYTES]
+        file.readinto(piece)
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def decrypt_object(blocks: Iterable[memoryview], key: DataKey, context: bytes, sink: BufferedIOBase) -> None:
+    """Decrypts a stream to ``sink``; until it returns, nothing of the plaintext is valid.
 
     Raises ``VerificationError`` (``object.decrypt``) for another key, another context, and any changed, reordered,
     missing or added chunk.
     """
     decryptor = Cobblestone256Decryptor(key.secret, context)
-    digest, size = hashlib.sha256(), 0
     try:
         for block in blocks:
             for start in range(0, len(block), PIECE_BYTES):
-                plaintext = decryptor.update(block[start : start + PIECE_BYTES])
-                digest.update(plaintext)
-                size += len(plaintext)
-                sink.write(plaintext)
-        plaintext = decryptor.finalize()
+                sink.write(decryptor.update(block[start : start + PIECE_BYTES]))
+        sink.write(decryptor.finalize())
     except InvalidTag as error:
         raise VerificationError(
             "object.decrypt", "a ciphertext does not decrypt: changed, cut or another key"
         ) from error
-    digest.update(plaintext)
-    sink.write(plaintext)
-    return digest.hexdigest(), size + len(plaintext)

@@ -11,8 +11,8 @@ SHA-256.
     of the highest version. The reply is the bytes of ``manifest.dsse.json``, at most 6 MiB.
 
 ``Range``
-    asks with ``{"length":n,"object":"<hex64>","start":n}`` for bytes of an object, named by the digest of its
-    ciphertext: 1 to 16 MiB that all lie within it. The reply is exactly these bytes.
+    asks with ``{"length":n,"object":"<hex64>","start":n}`` for bytes of an object, by its name (``FORMAT.md``,
+    section 5): 1 to 16 MiB that all lie within it. The reply is exactly these bytes.
 
 ``RepositoryFile``
     asks with ``{"file":"metadata/timestamp.json"}`` for a small file of the repository (``repository.py`` beside this

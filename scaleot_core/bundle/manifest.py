@@ -1,10 +1,12 @@
 """The two manifests of a sealed bundle, and the names its files may have.
 
 The outer manifest is signed and readable by anyone: it says nothing of what is inside. The inner one is encrypted: it
-holds the files' names, sizes and digests and the model's description. ``FORMAT.md`` is the specification.
+holds the files' names and sizes and the model's description. ``FORMAT.md`` is the specification.
 """
 
+import hashlib
 import re
+from functools import cached_property
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
@@ -12,7 +14,7 @@ from pydantic import Field, model_validator
 from scaleot_core.bundle.canonical import Base64, Document, Instant, Json, Sha256, parse_canonical, read_document
 from scaleot_core.errors import VerificationError
 
-FORMAT: Final = "scaleot.sealed/1"
+FORMAT: Final = "scaleot.sealed/2"
 SUITE: Final = "hpke-xwing-hkdfsha256-aes256gcm+cobblestone-256"
 MANIFEST_TYPE = "application/vnd.scaleot.manifest+json"
 MANIFEST_FILE = "manifest.dsse.json"
@@ -27,16 +29,16 @@ MAX_INTEGER = 2**53 - 1
 Size = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 BundleId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
+_NAME_DOMAIN = b"scaleot.object/2\0"
 _NAME_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
 _FILE_NAME = re.compile(rf"(?:{_NAME_PART}/){{0,2}}{_NAME_PART}")
 _FILE_SUFFIXES = (".safetensors", ".json", ".txt")
 
 
 class SealedObject(Document):
-    """The ciphertext of one file: its size, its digest and that of each 16 MiB block, the last one shorter."""
+    """The ciphertext of one file: its size and the SHA-256 of each 16 MiB block, the last one shorter."""
 
     blocks: Annotated[tuple[Sha256, ...], Field(min_length=1)]
-    sha256: Sha256
     size: Size
 
     @model_validator(mode="after")
@@ -44,6 +46,12 @@ class SealedObject(Document):
         if len(self.blocks) != -(-self.size // BLOCK_BYTES):
             raise ValueError(f"{len(self.blocks)} block digests do not cover {self.size} bytes")
         return self
+
+    @cached_property
+    def name(self) -> str:
+        """What the ciphertext is called wherever it lies: a SHA-256 over its size and its blocks' digests."""
+        blocks = b"".join(bytes.fromhex(digest) for digest in self.blocks)
+        return hashlib.sha256(_NAME_DOMAIN + self.size.to_bytes(8) + blocks).hexdigest()
 
     def block_size(self, index: int) -> int:
         """Returns the bytes of one block, counted from 0: 16 MiB, and of the last one the rest."""
@@ -55,7 +63,7 @@ class OuterManifest(Document):
 
     block_size: Literal[16777216]
     bundle_id: BundleId
-    format: Literal["scaleot.sealed/1"]
+    format: Literal["scaleot.sealed/2"]
     inner: Base64
     not_after: Instant
     objects: Annotated[tuple[SealedObject, ...], Field(min_length=1, max_length=MAX_FILES)]
@@ -64,11 +72,10 @@ class OuterManifest(Document):
 
 
 class InnerFile(Document):
-    """One file: its plaintext's name, size and digest, and the number of the object that holds it, from 1."""
+    """One file: its plaintext's name and size, and the number of the object that holds it, from 1."""
 
     name: str
     object: Annotated[int, Field(ge=1, le=MAX_FILES)]
-    sha256: Sha256
     size: Size
 
 

@@ -5,7 +5,7 @@ manifest alone cannot: which version is the newest, and whether that was said to
 
     metadata/<n>.root.json  <n>.targets.json  <n>.snapshot.json  timestamp.json
     targets/emulator/<sha256>.manifest.json     the bundle's signed manifest, ``manifest.dsse.json``, as the one target
-    objects/<sha256>                            the bundle's ciphertexts
+    objects/<name>                              the bundle's ciphertexts
 
 Every role signs with an Ed25519 and an ML-DSA-65 key (TAP 21), threshold 2: both must hold. Nothing here names an
 organisation or a grant.

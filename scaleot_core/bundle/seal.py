@@ -130,7 +130,7 @@ def _file_names(source: Path) -> list[str]:
 def _seal_file(
     source: Path, objects: Path, data_key: DataKey, bundle_id: str, *, name: str, index: int
 ) -> tuple[InnerFile, SealedObject]:
-    """Encrypts one file into the directory of objects, under the digest of its ciphertext."""
+    """Encrypts one file into the directory of objects, under the object's name."""
     building = objects / f"{index}.partial"
     try:
         opened = source.open("rb")
@@ -141,7 +141,7 @@ def _seal_file(
         file, sealed = encrypt_object(opened, sink, data_key, context, name=name, index=index)
         sink.flush()
         os.fsync(sink.fileno())
-    building.rename(objects / sealed.sha256)
+    building.rename(objects / sealed.name)
     return file, sealed
 
 

@@ -1,4 +1,4 @@
-"""From a directory somebody handed over to a bundle whose every byte the owner signed."""
+"""From a directory somebody handed over to a bundle of which nothing is used that the owner did not sign."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -38,7 +38,11 @@ class SignedManifest:
 
 @dataclass(frozen=True)
 class VerifiedBundle:
-    """A bundle whose every byte the owner signed; still encrypted. ``digest`` is its signed manifest's SHA-256."""
+    """A bundle whose manifest the owner signed; still encrypted. ``digest`` is the signed manifest's SHA-256.
+
+    The manifest has the digest of every block, so ``open_bundle`` decrypts none but the owner's. Whether they all lie
+    in ``path`` is not known before it has read them, or ``verify_objects`` has.
+    """
 
     path: Path
     digest: str
@@ -86,17 +90,23 @@ def verify_manifest(envelope: bytes, owner: VerifyingKey, *, now: datetime) -> S
 
 
 def verify_bundle(bundle: UnverifiedBundle, owner: VerifyingKey, *, now: datetime) -> VerifiedBundle:
-    """Returns the bundle if both signatures hold, it has not expired, and every ciphertext byte is the signed one.
+    """Returns the bundle if both signatures hold and it has not expired; reads no object.
 
-    ``now`` carries a time zone. Reads all objects once and decrypts nothing; memory is bounded by one block of
-    16 MiB. Raises ``VerificationError`` with a code of ``FORMAT.md``: ``bundle.*`` or ``object.*``.
+    ``now`` carries a time zone. Raises ``VerificationError`` with a code ``bundle.*`` of ``FORMAT.md``.
     """
     signed = verify_manifest(bundle.envelope, owner, now=now)
-    verified = VerifiedBundle(bundle.path, signed.digest, manifest=signed.manifest, owner=owner)
-    for sealed in verified.manifest.objects:
-        for _ in read_blocks(verified.objects_directory, sealed):
+    return VerifiedBundle(bundle.path, signed.digest, manifest=signed.manifest, owner=owner)
+
+
+def verify_objects(bundle: VerifiedBundle) -> None:
+    """Raises ``VerificationError`` (``object.*``) unless every byte of every object is the one that the owner signed.
+
+    For who passes a bundle on without opening it: ``open_bundle`` does the same on its way. Reads all objects once and
+    decrypts nothing; memory is bounded by one block of 16 MiB.
+    """
+    for sealed in bundle.manifest.objects:
+        for _ in read_blocks(bundle.objects_directory, sealed):
             pass
-    return verified
 
 
 def check_is_current(manifest: OuterManifest, now: datetime) -> None:

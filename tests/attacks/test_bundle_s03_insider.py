@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from scaleot_core.bundle import open_bundle, read_bundle, verify_bundle
+from scaleot_core.bundle import open_bundle, read_bundle, verify_bundle, verify_objects
 from scaleot_core.errors import VerificationError
-from tests.support.bundles import CLINIC, NOW, describe, encrypt, scene
+from tests.support.bundles import CLINIC, NOW, describe, encrypt, object_name, scene
 
 EVIL = b"other-7f3a-weights-of-the-insider-xxx"
 
@@ -18,7 +18,9 @@ def test_an_object_encrypted_anew_with_the_data_key_is_refused_before_it_is_decr
     assert len(forged) == path.stat().st_size
     path.write_bytes(forged)
     with pytest.raises(VerificationError, match=r"object\.block"):
-        verify_bundle(read_bundle(made.path), made.owner.public, now=NOW)
+        verify_objects(verify_bundle(read_bundle(made.path), made.owner.public, now=NOW))
+    with pytest.raises(VerificationError, match=r"object\.block"):
+        made.open()
 
 
 def test_an_object_exchanged_between_verification_and_opening_is_refused_too(tmp_path: Path) -> None:
@@ -32,5 +34,5 @@ def test_an_object_exchanged_between_verification_and_opening_is_refused_too(tmp
 def test_an_object_the_manifest_does_not_name_is_not_used(tmp_path: Path) -> None:
     made = scene(tmp_path)
     forged = encrypt(made, 2, EVIL * 2000)
-    (made.path / "objects" / describe(forged)["sha256"]).write_bytes(forged)
+    (made.path / "objects" / object_name(describe(forged))).write_bytes(forged)
     assert EVIL not in made.open()["emulator.safetensors"]

@@ -14,7 +14,8 @@ MEASURE = """
 import datetime, json, pathlib, sys
 from fl_server.memory import peak_memory_bytes
 from scaleot_core.bundle import (
-    generate_identity, generate_signing_key, issue_grant, open_bundle, read_bundle, seal_bundle, verify_bundle)
+    generate_identity, generate_signing_key, issue_grant, open_bundle, read_bundle, seal_bundle, verify_bundle,
+    verify_objects)
 
 def peak_mib():
     return peak_memory_bytes() / 1024**2
@@ -30,6 +31,7 @@ peaks = {"start": peak_mib()}
 sealed = seal_bundle(source, directory / "sealed", owner=owner, model={}, not_after=end)
 peaks["sealed"] = peak_mib()
 verified = verify_bundle(read_bundle(sealed.path), owner.public, now=now)
+verify_objects(verified)
 peaks["verified"] = peak_mib()
 grant = issue_grant(sealed, owner=owner, organisation="a", recipient=identity.recipient, not_after=end)
 with open_bundle(verified, grant, identity, organisation="a", now=now) as opened:

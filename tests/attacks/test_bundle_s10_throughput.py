@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scaleot_core.bundle import open_bundle, read_bundle, seal_bundle, verify_bundle
+from scaleot_core.bundle import open_bundle, read_bundle, seal_bundle, verify_bundle, verify_objects
 from tests.support.bundles import CLINIC, END, NOW, scene
 
 SIZE = 1 << 30
@@ -21,6 +21,7 @@ def test_one_gibibyte_opens_in_three_and_a_half_processor_seconds(
     seal_bundle(tmp_path / "source", tmp_path / "again", owner=made.owner, model={}, not_after=END)
     sealed = time.process_time()
     verified = verify_bundle(read_bundle(made.path), made.owner.public, now=NOW)
+    verify_objects(verified)
     checked = time.process_time()
     opening = []
     for _ in range(3):  # the best of three: on a shared machine the others' load shows in processor time as well

@@ -8,7 +8,7 @@ from scaleot_core.bundle.manifest import FORMAT, MANIFEST_FILE, MANIFEST_TYPE, S
 
 SOURCES = Path(bundle_package.__file__).parent
 DOCUMENT = (SOURCES / "FORMAT.md").read_text()
-CODE = r"(?:bundle|grant|inner|object|file|key)\.[a-z]+"
+CODE = r"(?:bundle|grant|inner|object|key)\.[a-z]+"
 
 
 def codes_in_the_sources() -> set[str]:

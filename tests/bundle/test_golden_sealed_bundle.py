@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("version", ["sealed-1"])
+@pytest.mark.parametrize("version", ["sealed-2"])
 def test_a_bundle_of_every_released_format_still_opens(version: str, tmp_path: Path) -> None:
     directory = GOLDEN / version
     identity_file = tmp_path / "identity.pem"

@@ -4,17 +4,17 @@ from pathlib import Path
 import pytest
 
 from scaleot_core.bundle.canonical import Json, canonical_json
-from scaleot_core.bundle.manifest import check_file_names, read_outer_manifest
+from scaleot_core.bundle.manifest import SealedObject, check_file_names, read_outer_manifest
 from scaleot_core.errors import VerificationError
-from tests.support.bundles import scene
+from tests.support.bundles import object_name, scene
 
 OUTER: dict[str, Json] = {
     "block_size": 16777216,
     "bundle_id": "0123456789abcdef" * 2,
-    "format": "scaleot.sealed/1",
+    "format": "scaleot.sealed/2",
     "inner": "AAAA",
     "not_after": "2027-05-01T00:00:00+00:00",
-    "objects": [{"blocks": ["0" * 64], "sha256": "1" * 64, "size": 100}],
+    "objects": [{"blocks": ["0" * 64], "size": 100}],
     "suite": "hpke-xwing-hkdfsha256-aes256gcm+cobblestone-256",
     "version": 1,
 }
@@ -42,7 +42,7 @@ def test_an_unknown_field_is_refused_at_every_depth() -> None:
     assert outer_refusal({**OUTER, "objects": [{**OUTER["objects"][0], "name": "x"}]}) == "bundle.fields"
 
 
-@pytest.mark.parametrize("value", ["scaleot.sealed/2", "", None, 1, ["scaleot.sealed/1"]])
+@pytest.mark.parametrize("value", ["scaleot.sealed/1", "scaleot.sealed/3", "", None, 1, ["scaleot.sealed/2"]])
 def test_an_unknown_format_is_named_as_such(value: Json) -> None:
     assert outer_refusal({**OUTER, "format": value}) == "bundle.format"
 
@@ -93,12 +93,22 @@ def test_a_field_of_another_type_or_range_is_refused(name: str, value: Json) -> 
         {"blocks": ["0" * 64] * 2},
         {"blocks": ["0" * 63]},
         {"blocks": [0]},
-        {"sha256": "../" + "0" * 61},
-        {"sha256": "A" * 64},
+        {"blocks": ["../" + "0" * 61]},
+        {"blocks": ["A" * 64]},
     ],
 )
 def test_an_object_whose_blocks_do_not_cover_its_size_or_that_is_misspelt_is_refused(change: dict[str, Json]) -> None:
     assert outer_refusal({**OUTER, "objects": [{**OUTER["objects"][0], **change}]}) == "bundle.fields"
+
+
+def test_an_object_is_named_after_its_size_and_every_block_in_order() -> None:
+    blocks = ("12" * 32, "ab" * 32)
+    entry: dict[str, Json] = {"blocks": blocks, "size": 16777217}
+    name = SealedObject(**entry).name
+    assert name == object_name(entry)
+    others = ({"size": 16777218}, {"blocks": blocks[::-1]}, {"blocks": (blocks[0], "ac" * 32)})
+    names = [SealedObject(**{**entry, **other}).name for other in others]
+    assert len({name, *names}) == 4
 
 
 def test_every_prefix_of_a_manifest_is_refused() -> None:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from jaxtyping import TypeCheckError
 
-from scaleot_core.bundle import generate_identity, issue_grant, open_bundle, read_bundle, seal_bundle, verify_bundle
+from scaleot_core.bundle import (
+    generate_identity,
+    issue_grant,
+    open_bundle,
+    read_bundle,
+    seal_bundle,
+    verify_bundle,
+    verify_objects,
+)
 from scaleot_core.bundle.manifest import BLOCK_BYTES
 from scaleot_core.errors import InputError, ScaleOTError, VerificationError
 from tests.support.bundles import CLINIC, END, FILES, MODEL, NOW, Scene, encrypt, replace_object, scene
@@ -143,9 +151,35 @@ def test_files_that_memory_does_not_hold_are_an_error_of_ours_and_leave_nothing_
     assert descriptors() == before
 
 
+def test_a_bundle_is_verified_without_its_objects_and_its_objects_on_their_own(tmp_path: Path) -> None:
+    made = scene(tmp_path)
+    made.object_file(2).rename(tmp_path / "elsewhere")
+    verified = verify_bundle(read_bundle(made.path), made.owner.public, now=NOW)
+    with pytest.raises(VerificationError, match=r"object\.missing"):
+        verify_objects(verified)
+    with pytest.raises(VerificationError, match=r"object\.missing"):
+        open_bundle(verified, made.grant, made.identity, organisation=CLINIC, now=NOW)
+    (tmp_path / "elsewhere").rename(made.object_file(2))
+    verify_objects(verified)
+
+
+def test_opening_reads_every_object_once(tmp_path: Path) -> None:
+    made = scene(tmp_path)
+    times_opened = dict.fromkeys((str(made.object_file(index)) for index in (1, 2, 3)), 0)
+
+    def count(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and str(arguments[0]) in times_opened:
+            times_opened[str(arguments[0])] += 1
+
+    sys.addaudithook(count)
+    assert made.open() == FILES
+    assert list(times_opened.values()) == [1, 1, 1]
+
+
 def test_what_is_opened_is_checked_again_after_verification(tmp_path: Path) -> None:
     made = scene(tmp_path)
     verified = verify_bundle(read_bundle(made.path), made.owner.public, now=NOW)
+    verify_objects(verified)
     changed = bytearray(made.object_file(2).read_bytes())
     changed[-1] ^= 1
     made.object_file(2).write_bytes(changed)

@@ -12,7 +12,7 @@ import pytest
 from scaleot_core.bundle import generate_signing_key, read_bundle, seal_bundle, verify_bundle
 from scaleot_core.bundle.canonical import Json
 from scaleot_core.errors import InputError, OutputError
-from tests.support.bundles import CANARY, END, FILES, MODEL, NOW, describe, scene, write_files
+from tests.support.bundles import CANARY, END, FILES, MODEL, NOW, describe, object_name, scene, write_files
 
 SEAL_SCRIPT = """
 import sys, resource, datetime, pathlib
@@ -34,10 +34,10 @@ def test_a_bundle_has_a_signed_manifest_and_one_object_for_each_file_and_nothing
     made = scene(tmp_path)
     manifest = made.manifest()
     objects = sorted(path.name for path in (made.path / "objects").iterdir())
-    assert objects == sorted(entry["sha256"] for entry in manifest["objects"])
+    assert objects == sorted(object_name(entry) for entry in manifest["objects"])
     assert sorted(path.name for path in made.path.iterdir()) == ["manifest.dsse.json", "objects"]
     for entry in manifest["objects"]:
-        assert entry == describe((made.path / "objects" / entry["sha256"]).read_bytes())
+        assert entry == describe((made.path / "objects" / object_name(entry)).read_bytes())
 
 
 def test_what_is_reported_is_what_was_sealed(tmp_path: Path) -> None:
@@ -52,8 +52,8 @@ def test_what_is_reported_is_what_was_sealed(tmp_path: Path) -> None:
 def test_sealing_the_same_files_twice_gives_bundles_that_share_nothing(tmp_path: Path) -> None:
     first, second = scene(tmp_path / "1"), scene(tmp_path / "2")
     assert first.sealed.bundle_id != second.sealed.bundle_id
-    assert not {one["sha256"] for one in first.manifest()["objects"]} & {
-        one["sha256"] for one in second.manifest()["objects"]
+    assert not {object_name(one) for one in first.manifest()["objects"]} & {
+        object_name(one) for one in second.manifest()["objects"]
     }
 
 

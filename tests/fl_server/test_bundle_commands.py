@@ -114,6 +114,24 @@ def test_an_emulator_goes_from_the_run_file_to_a_members_home_by_verbs(made: Mad
     assert "publish.version" in lines[-1] and published["digest"] in lines[-1]
 
 
+def test_publish_keeps_as_many_versions_as_it_is_told_here_and_in_the_copy_and_says_which_are_gone(
+    made: Made, shell: Shell
+) -> None:
+    copy = made.root / "copy"
+    assert shell("publish", made.home, "--to", copy)
+    assert shell("seal", made.run_file, "--home", made.home)
+    assert shell.json("publish", made.home, "--to", copy, "--keep", "2")["removed"] == []
+    published = shell.json("publish", made.home, "--to", copy, "--keep", "1")
+    assert (published["version"], published["removed"]) == (2, [1])
+    for repository in (made.home / "repository", copy):
+        assert len(list((repository / "targets").rglob("*.json"))) == 1
+        assert shell("verify", repository, "--owner-public-key", made.home / "owner.pub")
+    assert {path.name for path in (made.home / "sealed").iterdir()} == {"2", "lock"}
+    assert "publish.prune" in (made.home / "audit.jsonl").read_text().splitlines()[-1]
+    assert "versions removed: none" in shell("publish", made.home, "--refresh", "--keep", "1")
+    assert shell("audit-log", "verify", made.home / "audit.jsonl")
+
+
 def test_seal_makes_the_next_version_with_everything_that_the_run_needs(made: Made, shell: Shell) -> None:
     record = shell.json("seal", made.run_file, "--home", made.home, "--set", "emulator.replaced_layer_share=0.5")
     assert record["version"] == 2

@@ -31,7 +31,7 @@ def read_all(source: PatientSource, sealed: SealedObject) -> int:
 
     def read(index: int) -> int:
         start = index * BLOCK_BYTES
-        return sum(map(len, source.read_range(sealed.sha256, start, start + sealed.block_size(index))))
+        return sum(map(len, source.read_range(sealed.name, start, start + sealed.block_size(index))))
 
     with ThreadPoolExecutor(DEFAULT_STREAMS) as pool:
         return sum(pool.map(read, range(len(sealed.blocks))))

@@ -1,17 +1,20 @@
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from fl_server.authority import renew_server
 from fl_server.deployment import check_ports, read_deployment
 from fl_server.new_run import begin_run, continue_run
 from fl_server.node_keys import ApprovedNodes, approved_nodes
 from fl_server.owner import read_settings
 from fl_server.registry import Registry
-from fl_server.serve import PARTS, PURPOSE
+from fl_server.serve import PARTS, PURPOSE, usable_certificate
 from fl_server.serve_commands import PartName
 from scaleot_core.errors import InputError, RunFileError
 from scaleot_core.progress import SilentReporter
+from tests.support.certificates import Authority
 from tests.support.deployments import Deployed
 
 
@@ -47,6 +50,20 @@ def test_faults_of_the_settings_are_listed(home: Path, fault: str) -> None:
 def test_the_parts_of_the_command_line_are_those_that_are_supervised() -> None:
     assert set(PartName.__args__) == set(PARTS)  # type: ignore[attr-defined]
     assert PURPOSE in PARTS
+
+
+def test_a_renewed_certificate_is_another_one_and_a_half_replaced_one_is_none(home: Path, tmp_path: Path) -> None:
+    tls = read_deployment(home).tls
+    first = usable_certificate(tls)
+    assert first == usable_certificate(tls)
+    renew_server(home / "authority", [], now=datetime.now(UTC))
+    second = usable_certificate(tls)
+    assert None not in (first, second) and first != second
+    kept = tls.certificate.read_bytes()
+    tls.certificate.write_bytes(Authority(tmp_path / "other").issue("localhost").certificate.read_bytes())
+    assert usable_certificate(tls) is None, "it is not the key's"
+    tls.certificate.write_bytes(kept)
+    assert usable_certificate(tls) == second
 
 
 def test_a_run_begins_once_and_is_gone_on_with(home: Path) -> None:

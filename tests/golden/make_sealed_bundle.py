@@ -1,6 +1,6 @@
 """Makes the golden sealed bundle of a format version, once, when the format is released.
 
-    python -m tests.golden.make_sealed_bundle tests/golden/sealed-1
+    python -m tests.golden.make_sealed_bundle tests/golden/sealed-2
 
 The keys are made here and serve this test only: the identity lies in the repository for everyone to read, and the owner
 key is thrown away. A bundle that was released is never made again; it must open for ever.

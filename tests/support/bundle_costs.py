@@ -76,7 +76,7 @@ def fetch(directory: Path) -> None:
 
 
 def open_fetched(directory: Path) -> None:
-    """Opens as a data owner does: every block verified first, then decrypted."""
+    """Opens as a data owner does: every block verified right before it is decrypted."""
     from scaleot_core.bundle import load_identity, load_verifying_key, open_bundle, read_bundle, verify_bundle
 
     (path,) = (path for path in (directory / "bundles").iterdir() if path.is_dir())

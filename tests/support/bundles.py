@@ -71,8 +71,7 @@ class Scene:
         return value
 
     def object_file(self, index: int) -> Path:
-        digest: str = self.manifest()["objects"][index - 1]["sha256"]
-        return self.path / OBJECTS_DIRECTORY / digest
+        return self.path / OBJECTS_DIRECTORY / object_name(self.manifest()["objects"][index - 1])
 
     def open(
         self, *, grant: bytes | None = None, identity: Identity | None = None, now: datetime = NOW
@@ -120,16 +119,23 @@ def describe(ciphertext: bytes) -> dict[str, Json]:
     blocks = [ciphertext[start : start + BLOCK_BYTES] for start in range(0, len(ciphertext), BLOCK_BYTES)]
     entry = SealedObject(
         blocks=tuple(sha256(block).hexdigest() for block in blocks),
-        sha256=sha256(ciphertext).hexdigest(),
         size=len(ciphertext),
     )
     value: dict[str, Json] = entry.model_dump(mode="json")
     return value
 
 
+def object_name(entry: Mapping[str, Json]) -> str:
+    """Returns an object's name by its entry in the outer manifest, computed the plain way."""
+    told = sha256(b"scaleot.object/2\x00" + entry["size"].to_bytes(8, "big"))
+    for digest in entry["blocks"]:
+        told.update(bytes.fromhex(digest))
+    return told.hexdigest()
+
+
 def replace_object(of: Scene, index: int, ciphertext: bytes) -> None:
     """Puts another ciphertext in an object's place and has the owner sign it."""
-    (of.path / OBJECTS_DIRECTORY / describe(ciphertext)["sha256"]).write_bytes(ciphertext)
+    (of.path / OBJECTS_DIRECTORY / object_name(describe(ciphertext))).write_bytes(ciphertext)
     resign(of, lambda manifest: manifest["objects"].__setitem__(index - 1, describe(ciphertext)))
 
 

@@ -10,7 +10,7 @@ from scaleot_core.bundle import open_bundle, read_bundle, verify_bundle
 from scaleot_core.bundle.manifest import BLOCK_BYTES
 from scaleot_core.bundle.tls_files import TlsFiles
 from scaleot_core.progress import Reporter, SilentReporter
-from tests.support.bundles import CLINIC, FILES, NOW, Scene, scene
+from tests.support.bundles import CLINIC, FILES, NOW, Scene, object_name, scene
 from tests.support.certificates import Authority
 
 LARGE_FILES = {**FILES, "emulator.safetensors": os.urandom(BLOCK_BYTES + (3 << 20))}
@@ -57,8 +57,7 @@ class Parties:
         return self.own / self.digest
 
     def object_of(self, name: str, files: dict[str, bytes]) -> str:
-        digest: str = self.scene.manifest()["objects"][sorted(files).index(name)]["sha256"]
-        return digest
+        return object_name(self.scene.manifest()["objects"][sorted(files).index(name)])
 
     def open(self, path: Path) -> dict[str, bytes]:
         """Goes the way of a data owner after the fetch."""
