@@ -8,6 +8,7 @@ from pathlib import Path
 import fl_clients
 import scaleot_core.privacy as privacy_package
 from fl_clients import refusal
+from scaleot_core.bundle.distribution import TrainingRequest
 from scaleot_core.federation.messages import Introduction, PrivateRelease, Refusal, UpdateStatement
 from scaleot_core.privacy.mechanism import MECHANISMS
 from scaleot_core.privacy.units import unit_of
@@ -18,6 +19,7 @@ MESSAGES = {
     "update": UpdateStatement,
     "privacy": PrivateRelease,
     "refusal": Refusal,
+    "training": TrainingRequest,
 }
 
 
