@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from fl_clients.local_update import private_update
 from fl_clients.policy import DataOwnerFile, PermittedInstructions, permit, read_data_owner_file
 from fl_clients.releases import LocalUpdate, Releases
 from fl_clients.requests import check_bundle, keep_receipts, open_request
@@ -172,6 +171,8 @@ def _tune(
         attached.load(decode_tensors(base, AdapterSchema.of(attached.state())))
         pad_token_id = emulator.tokenizer.pad_token_id
         if own.privacy is not None:
+            from fl_clients.local_update import private_update  # the accountant takes seconds to import, every round
+
             return private_update(
                 attached, examples, records, own, permitted, pad_token_id=pad_token_id, now=now, reporter=reporter
             )
