@@ -17,7 +17,6 @@
 What comes out is for people and reports. It is written from the state after every round, and again at a restart.
 """
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -39,7 +38,7 @@ from scaleot_core.bundle.files import replace_file
 from scaleot_core.bundle.grant import Organisation
 from scaleot_core.digested import with_digest, without_digest
 from scaleot_core.errors import InputError, OutputError, RunFileError
-from scaleot_core.federation.messages import MAX_SEED, PrivacyRequest, PrivateRelease, RunName
+from scaleot_core.federation.messages import MAX_SEED, PrivacyRequest, PrivateRelease, RunName, digest_of
 from scaleot_core.federation.rules import Aggregation, AggregationRule
 from scaleot_core.federation.validation import encode_tensors
 from scaleot_core.privacy.client_level import ClientLevelNoise
@@ -308,7 +307,7 @@ def read_round_adapter(directory: Path, record: RoundRecord) -> TensorDict:
         InputError: its file is missing or damaged.
     """
     path = directory / round_adapter_file(record.round)
-    if record.adapter_sha256 not in (None, hashlib.sha256(_read(path)).hexdigest()):
+    if record.adapter_sha256 not in (None, digest_of(_read(path))):
         raise InputError(f"{path} is damaged: its SHA-256 is another. Started again, the server writes the newest anew")
     return read_adapter(path)
 

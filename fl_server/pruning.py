@@ -3,8 +3,8 @@
 Clients are led to the newest version alone; who is in the middle of fetching an older one needs its objects, so some
 stay. In a repository manifests go first, so that no manifest that lies there lacks an object, and objects that no
 manifest names go then: also those that a killed process left. What is sealed and not published yet stays, and so does
-the sealed version that the home's run is about, which ``scaleot plug`` opens at its end. Metadata of TUF stays: it is
-small, and clients walk along the roots.
+the sealed version that the home's run is about, which ``scaleot plug-in`` opens at its end. Metadata of TUF stays: it
+is small, and clients walk along the roots.
 """
 
 from pathlib import Path

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fl_server.authority import renew_server
 from fl_server.deployment import Deployment, read_deployment
 from tests.support.deployments import build_deployment
-from tests.support.running import is_in_round, run_status, running, wait_for
+from tests.support.running import check_is_committed, is_in_round, running, wait_for
 
 ROUNDS = 3
 SECONDS = 600.0
@@ -34,10 +34,7 @@ def test_a_renewed_certificate_is_shown_by_superlink_and_edge_and_no_round_is_lo
         assert new not in before
         wait_for(lambda: shown(deployment) == [new, new], SECONDS, "the new certificate")
         assert server.wait(2 * SECONDS) == 0
-    status = run_status(deployed)
-    assert status is not None
-    assert status.is_finished
-    assert [one.state for one in status.history] == ["COMMITTED"] * ROUNDS
+    check_is_committed(deployed, ROUNDS)
     log = (deployed.owner_home / "superlink" / "logs" / "edge.log").read_text()
     assert "Traceback" not in log
 

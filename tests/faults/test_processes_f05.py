@@ -21,7 +21,7 @@ from fl_server.new_run import begin_run
 from fl_server.run_status import read_status
 from scaleot_core.progress import SilentReporter
 from tests.support.deployments import Deployed, build_deployment
-from tests.support.running import is_in_round, kill, run_status, running, wait_for
+from tests.support.running import check_is_committed, is_in_round, kill, run_status, running, wait_for
 
 ROUNDS = 4
 ROUND_SECONDS = 600.0
@@ -87,10 +87,7 @@ def test_f05_kill_9_of_the_server_in_the_middle_of_a_round_keeps_what_it_has_ack
 
 def check_the_end(deployed: Deployed, before: set[str], root: Path, *, rounds: int) -> None:
     """Checks that a run has lost no update that it had acknowledged, and ended as one that nothing disturbed."""
-    status = run_status(deployed)
-    assert status is not None
-    assert status.is_finished
-    assert [one.state for one in status.history] == ["COMMITTED"] * rounds
+    check_is_committed(deployed, rounds)
     assert before <= acknowledged(deployed)
     assert adapter(deployed.owner_home) == adapter(undisturbed(deployed, root))
 

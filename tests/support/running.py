@@ -56,6 +56,14 @@ def run_status(deployed: Deployed) -> RunStatus | None:
     return read_status(run) if (run / "federation.json").exists() else None
 
 
+def check_is_committed(deployed: Deployed, rounds: int) -> None:
+    """Checks that a run is over, and that every one of its rounds counts."""
+    status = run_status(deployed)
+    assert status is not None
+    assert status.is_finished
+    assert [one.state for one in status.history] == ["COMMITTED"] * rounds
+
+
 def is_in_round(deployed: Deployed, number: int) -> bool:
     """Whether a round has begun and somebody is asked in it."""
     status = run_status(deployed)
