@@ -1,18 +1,22 @@
 """The owner's canary: public text that every new adapter is tried on, inside the emulator, before anybody gets it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fl_server.owner import CanarySettings
 from scaleot_core.adapters.plug_in import plugged_in
 from scaleot_core.adapters.spec import AdapterSpec
+from scaleot_core.bundle import load_data_key, load_verifying_key, open_own_bundle, read_bundle, verify_bundle
 from scaleot_core.compression.emulator import read_emulator
 from scaleot_core.evaluation import evaluate
 from scaleot_core.progress import SilentReporter
 from scaleot_core.shapes import TensorDict
-from scaleot_core.training.data import read_records
+from scaleot_core.training.data import Record, read_records, write_records
+
+CANARY_FILE = "canary.jsonl"
 
 
 @dataclass(frozen=True)
@@ -33,19 +37,47 @@ class Canary:
         )
 
 
+def write_canary(
+    records: Sequence[Record],
+    directory: Path,
+    *,
+    tolerance: float,
+    bundle: Path,
+    data_key: Path,
+    owner_public_key: Path,
+) -> CanarySettings | None:
+    """Writes the canary's records into a run's directory and returns the run's settings for it: none without records.
+
+    The paths of bundle and keys are absolute or start at that directory.
+    """
+    if not records:
+        return None
+    write_records(directory / CANARY_FILE, records)
+    return CanarySettings(
+        bundle=bundle,
+        data_key=data_key,
+        owner_public_key=owner_public_key,
+        text=Path(CANARY_FILE),
+        tolerance=tolerance,
+    )
+
+
 @contextmanager
 def emulator_canary(settings: CanarySettings, spec: AdapterSpec, directory: Path) -> Iterator[Canary]:
     """Lends the canary of a run's settings, whose paths start at ``directory``; the emulator is in memory meanwhile.
 
     Raises:
-        InputError: emulator or text cannot be read.
+        InputError: text or a key cannot be read.
+        VerificationError: the sealed emulator is not what was sealed, or out of date.
     """
     import torch
 
-    folder = directory / settings.emulator
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    records, data_key = read_records(directory / settings.text), load_data_key(directory / settings.data_key)
+    owner = load_verifying_key(directory / settings.owner_public_key)
+    verified = verify_bundle(read_bundle(directory / settings.bundle), owner, now=datetime.now(UTC))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    emulator, records = read_emulator(files, device=device), read_records(directory / settings.text)
+    with open_own_bundle(verified, data_key) as opened:
+        emulator = read_emulator(opened.files, device=device)
 
     def measure(adapter: TensorDict) -> float:
         with plugged_in(emulator.model, emulator.layout, spec, adapter):

@@ -8,7 +8,7 @@ import torch
 from fl_server.compress import asset_or_path
 from scaleot_core.errors import DataError
 from scaleot_core.progress import Reporter
-from scaleot_core.run_file import RunFile
+from scaleot_core.run_file import CanarySection, RunFile
 from scaleot_core.seeds import derive_seed, generator_for
 from scaleot_core.training.data import Record, few_shot, partition_records, read_records
 
@@ -22,6 +22,8 @@ class Data:
     test: tuple[Record, ...]
     validation: tuple[Record, ...]
     """Empty where the run file names none."""
+    canary: tuple[Record, ...] = ()
+    """Likewise."""
 
     @property
     def pooled(self) -> tuple[Record, ...]:
@@ -55,7 +57,8 @@ def read_data(run: RunFile, reporter: Reporter) -> Data:
         alpha=federation.partition_alpha,
         seed=derive_seed(run.seed, "partition"),
     )
-    return Data(partitions, test[:count], validation[:count])
+    canary = read_canary_records(run.canary, reporter)
+    return Data(partitions, test[:count], validation[:count], canary)
 
 
 def read_own_data(run: RunFile, reporter: Reporter) -> Data:
@@ -71,6 +74,16 @@ def read_own_data(run: RunFile, reporter: Reporter) -> Data:
     test = read_records(asset_or_path(data.test, reporter))
     validation = read_records(asset_or_path(data.validation, reporter)) if data.validation else ()
     return Data((), test[:count], validation[:count])
+
+
+def read_canary_records(section: CanarySection, reporter: Reporter) -> tuple[Record, ...]:
+    """Reads the public text of a run file's canary: no record where it names none.
+
+    Raises:
+        DataError: the records cannot be read or are faulty.
+        AssetError: an embedded asset could not be fetched.
+    """
+    return read_records(asset_or_path(section.text, reporter)) if section.text else ()
 
 
 def hold_back(records: Sequence[Record], count: int) -> tuple[tuple[Record, ...], tuple[Record, ...]]:

@@ -58,8 +58,11 @@ class CanarySettings(BaseModel):
     """What the owner measures every new adapter on, before the federation has it."""
 
     model_config = _FROZEN
-    emulator: OwnPath
-    """A folder of an emulator's files in the clear."""
+    bundle: OwnPath
+    """The run's sealed emulator."""
+    data_key: OwnPath
+    """What opens it."""
+    owner_public_key: OwnPath
     text: OwnPath
     """Public records, as a data owner's."""
     tolerance: Annotated[float, Field(gt=0)] = 0.2

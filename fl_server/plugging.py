@@ -5,7 +5,7 @@ has no access to: that one never reads the full model.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fl_server.compress import load_full_model
@@ -19,15 +19,7 @@ from fl_server.sealed_versions import IMPORTANCE_DIRECTORY, RUN_FILE, SEALED_DIR
 from fl_server.stopwatch import Stopwatch
 from fl_server.worth import measure_worth
 from scaleot_core.adapters.plug_in import save_adapter
-from scaleot_core.bundle import (
-    OpenedBundle,
-    generate_identity,
-    issue_grant,
-    load_signing_key,
-    open_bundle,
-    read_bundle,
-    verify_bundle,
-)
+from scaleot_core.bundle import OpenedBundle, load_verifying_key, open_own_bundle, read_bundle, verify_bundle
 from scaleot_core.compression.emulator import Emulator, read_emulator
 from scaleot_core.compression.importance_store import find_importance
 from scaleot_core.config import read_run_file
@@ -37,9 +29,6 @@ from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.report import Report, Results, write_report
 from scaleot_core.training.data import Record
-
-OWN_NAME = "model owner"
-GRANT_LIFETIME = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -116,10 +105,6 @@ def _sealed_of(home: Path, digest: str) -> SealedVersion:
 
 
 def _open_as_owner(home: OwnerHome, sealed: SealedVersion) -> OpenedBundle:
-    """Opens a bundle as its data owners do, by a grant; this one is to an identity that nobody keeps."""
-    owner, identity, now = load_signing_key(home.owner_key), generate_identity(), datetime.now(UTC)
-    grant = issue_grant(
-        sealed.bundle, owner=owner, organisation=OWN_NAME, recipient=identity.recipient, not_after=now + GRANT_LIFETIME
-    )
-    verified = verify_bundle(read_bundle(sealed.bundle.path), owner.public, now=now)
-    return open_bundle(verified, grant, identity, organisation=OWN_NAME, now=now)
+    owner = load_verifying_key(home.owner_public_key)
+    verified = verify_bundle(read_bundle(sealed.bundle.path), owner, now=datetime.now(UTC))
+    return open_own_bundle(verified, sealed.bundle.data_key)

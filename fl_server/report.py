@@ -99,6 +99,8 @@ def _federation(findings: Findings) -> ReportedFederation:
                 record.seconds,
                 record.client_shares,
                 record.residual_share,
+                record.canary_loss,
+                record.aborted,
             )
             for record in rounds
         ),

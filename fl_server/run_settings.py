@@ -15,7 +15,7 @@ def run_settings(
 ) -> OwnerRunSettings:
     """Returns the settings of the run ``name``, which tunes an adapter in the emulator of a sealed bundle.
 
-    ``where_and_when`` is what the run file does not know: registry, audit log, and how long nodes are waited for.
+    ``where_and_when`` is what the run file does not know: registry, audit log, canary, how long nodes are waited for.
     """
     federation = run.federation
     return OwnerRunSettings(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fl_server.canary import write_canary
 from fl_server.compress import load_full_model
 from fl_server.data import Data, read_data
 from fl_server.failure_logs import explained_failures
@@ -13,6 +14,7 @@ from fl_server.flower_simulation import run_with_flower
 from fl_server.in_process import run_in_process
 from fl_server.model_privacy import Target, measure_model_privacy
 from fl_server.owner import (
+    CanarySettings,
     RoundRecord,
     read_round_adapter,
     read_rounds,
@@ -22,10 +24,12 @@ from fl_server.privacy import check_privacy, own_privacy
 from fl_server.reference import full_fine_tuned
 from fl_server.report import Findings, make_report
 from fl_server.run_settings import run_settings
+from fl_server.sealed_versions import DATA_KEY_FILE
 from fl_server.sealing import compress, initial_adapter, seal_emulator
 from fl_server.stopwatch import Stopwatch
 from fl_server.workspace import (
     BUNDLE_LIFETIME,
+    OWNER_KEY_FILE,
     Workspace,
     create_workspace,
     open_as_data_owner,
@@ -35,7 +39,7 @@ from fl_server.workspace import (
 from fl_server.worth import measure_worth
 from scaleot_core.adapters.plug_in import save_adapter
 from scaleot_core.adapters.spec import AdapterSpec
-from scaleot_core.bundle import SealedBundle, save_verifying_key
+from scaleot_core.bundle import SealedBundle, save_data_key, save_verifying_key
 from scaleot_core.compression.emulator import Emulator, read_emulator
 from scaleot_core.compression.emulator_report import EmulatorReport
 from scaleot_core.compression.importance import ImportanceReport
@@ -155,7 +159,7 @@ def _compress(session: _Session) -> _Compressed:
             not_after=datetime.now(UTC) + BUNDLE_LIFETIME,
             plain_in=workspace.root,
         )
-        save_verifying_key(workspace.owner_key.public, session.directory / "owner.pub")
+        save_verifying_key(workspace.owner_key.public, session.directory / OWNER_KEY_FILE)
     return _Compressed(made.emulator.plan, made.importance, made.described, sealed)
 
 
@@ -177,6 +181,7 @@ def _federate(session: _Session, compressed: _Compressed) -> _Federated:
         compressed.sealed.digest,
         name=name,
         node_wait_seconds=run.federation.round_deadline_seconds,
+        canary=_canary(session, compressed.sealed),
     )
     write_run(workspace.owner_directory, settings, initial, owner=workspace.owner_key, members=members)
     owners = workspace.data_owner_directories(run.federation.clients)
@@ -190,6 +195,19 @@ def _federate(session: _Session, compressed: _Compressed) -> _Federated:
     session.watch.add("train", sum(record.seconds - record.aggregate_seconds for record in rounds))
     adapters = tuple(read_round_adapter(workspace.owner_directory, record) for record in rounds)
     return _Federated(rounds, spec, adapters)
+
+
+def _canary(session: _Session, sealed: SealedBundle) -> CanarySettings | None:
+    data_key = session.workspace.root / DATA_KEY_FILE
+    save_data_key(sealed.data_key, data_key)
+    return write_canary(
+        session.data.canary,
+        session.workspace.owner_directory,
+        tolerance=session.run.canary.tolerance,
+        bundle=sealed.path.absolute(),
+        data_key=data_key,
+        owner_public_key=session.directory.absolute() / OWNER_KEY_FILE,
+    )
 
 
 def _policy(run: RunFile) -> dict[str, float]:

@@ -22,6 +22,7 @@ PATH_KEYS = {
     ("data", "train"): "file",
     ("data", "test"): "file",
     ("data", "validation"): "file",
+    ("canary", "text"): "file",
 }
 """Keys that hold an embedded asset's name or a path, and what the path leads to; an empty text leads nowhere."""
 

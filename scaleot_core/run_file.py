@@ -205,6 +205,13 @@ class PrivacySection(Section):
     )
 
 
+class CanarySection(Section):
+    """What the model owner tries every round's adapter on, inside the emulator, before any data owner gets it."""
+
+    text: str = Field("", description="an asset's name or a file of public records, as data.test; empty: none")
+    tolerance: float = Field(0.2, gt=0, description="a loss higher by more than this share throws the round away")
+
+
 class EvaluationSection(Section):
     """What is measured."""
 
@@ -310,6 +317,7 @@ class RunFile(Section):
     data: DataSection = _section(DataSection, "the data owners' records")
     federation: FederationSection = _section(FederationSection, "the rounds")
     privacy: PrivacySection = _section(PrivacySection, "the data owners' differential privacy")
+    canary: CanarySection = _section(CanarySection, "public text that every round's adapter is tried on")
     evaluation: EvaluationSection = _section(EvaluationSection, "what is measured")
     model_privacy: ModelPrivacySection = _section(ModelPrivacySection, "what can be made of the emulator")
     compare: CompareSection = _section(CompareSection, "what scaleot compare sets side by side")

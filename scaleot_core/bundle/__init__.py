@@ -41,7 +41,7 @@ from scaleot_core.bundle.keys import (
     generate_identity,
     generate_signing_key,
 )
-from scaleot_core.bundle.opening import OpenedBundle, open_bundle
+from scaleot_core.bundle.opening import OpenedBundle, open_bundle, open_own_bundle
 from scaleot_core.bundle.seal import SealedBundle, seal_bundle
 from scaleot_core.bundle.verify import UnverifiedBundle, VerifiedBundle, read_bundle, verify_bundle, verify_objects
 
@@ -64,6 +64,7 @@ __all__ = [
     "load_signing_key",
     "load_verifying_key",
     "open_bundle",
+    "open_own_bundle",
     "read_bundle",
     "save_data_key",
     "save_identity",

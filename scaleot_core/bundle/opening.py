@@ -56,7 +56,11 @@ def open_bundle(
     ``VerificationError`` with a code of ``FORMAT.md``, and ``ScaleOTError`` if memory (or the disk of a system
     without memory files) does not hold the files; then nothing is left open.
     """
-    data_key = verify_grant(bundle, grant, identity, organisation=organisation, now=now)
+    return open_own_bundle(bundle, verify_grant(bundle, grant, identity, organisation=organisation, now=now))
+
+
+def open_own_bundle(bundle: VerifiedBundle, data_key: DataKey) -> OpenedBundle:
+    """Opens a bundle as ``open_bundle`` does, for its owner, who has the data key and needs no grant."""
     inner = decrypt_manifest(bundle.manifest, data_key)
     with ExitStack() as on_failure:
         try:

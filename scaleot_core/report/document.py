@@ -98,9 +98,13 @@ class ReportedRound:
     """What each client counts for in the adapter; empty where the rule of aggregation does not choose."""
     residual_share: float | None = None
     """Of the aggregation ``product`` alone: what the rank had no room for, of the mean's Frobenius norm."""
+    canary_loss: float | None = None
+    """The adapter's loss on the owner's canary; none without one."""
+    aborted: str | None = None
+    """Why the canary threw the round's adapter away, so that its base was kept; none if it did not."""
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain JSON values; the last two only where the rule of aggregation has them."""
+        """Returns plain JSON values; the last four only where rule of aggregation or canary have them."""
         document = {
             "round": self.round,
             "clients": list(self.clients),
@@ -112,6 +116,10 @@ class ReportedRound:
             document["client_shares"] = dict(self.client_shares)
         if self.residual_share is not None:
             document["residual_share"] = self.residual_share
+        if self.canary_loss is not None:
+            document["canary_loss"] = self.canary_loss
+        if self.aborted is not None:
+            document["aborted"] = self.aborted
         return document
 
 

@@ -150,10 +150,12 @@ def _rounds(report: Report) -> str:
         for one in report.federation.rounds
     )
     refused = refusals_line(report)
+    aborted = {one.round: one.aborted for one in report.federation.rounds if one.aborted}
     return (
         '<div class="scroll"><table><thead><tr><th>round</th><th>clients</th><th class="number">training loss</th>'
         f'<th class="number">seconds</th><th>refused</th></tr></thead><tbody>{rows}</tbody></table></div>'
         + (f"<p>{escape(refused)}.</p>" if refused else "")
+        + "".join(f"<p>Round {number} was thrown away: {escape(why)}.</p>" for number, why in aborted.items())
     )
 
 

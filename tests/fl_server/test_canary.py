@@ -10,20 +10,27 @@ from fl_server.canary import Canary, emulator_canary
 from fl_server.exchange import Exchange
 from fl_server.owner import ADAPTER_FILE, CanarySettings, read_adapter, read_rounds
 from fl_server.rounds import conduct_rounds
-from scaleot_core.bundle import load_signing_key
-from scaleot_core.compression.emulator import write_emulator
+from scaleot_core.bundle import generate_signing_key, load_signing_key, save_data_key, save_verifying_key
 from scaleot_core.progress import SilentReporter
 from scaleot_core.shapes import TensorDict
-from tests.support.federations import build_federation, initial_adapter, lora_spec, sentences, tiny_emulator
+from tests.support.federations import build_federation, initial_adapter, lora_spec, sealed_emulator, sentences
 from tests.support.grids import Fault, SpoiltGrid, respoken
 
 
 def canary_files(directory: Path) -> CanarySettings:
-    (directory / "emulator").mkdir(parents=True)
-    write_emulator(tiny_emulator(), directory / "emulator")
+    owner = generate_signing_key()
+    sealed = sealed_emulator(directory, owner)
+    save_data_key(sealed.data_key, directory / "data.key")
+    save_verifying_key(owner.public, directory / "owner.pub")
     with (directory / "canary.jsonl").open("w") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in sentences(99, 12))
-    return CanarySettings(emulator=directory / "emulator", text=directory / "canary.jsonl", tolerance=1e-3)
+    return CanarySettings(
+        bundle=sealed.path,
+        data_key=directory / "data.key",
+        owner_public_key=directory / "owner.pub",
+        text=directory / "canary.jsonl",
+        tolerance=1e-3,
+    )
 
 
 def poisoned(adapter: TensorDict) -> TensorDict:

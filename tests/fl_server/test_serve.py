@@ -1,18 +1,22 @@
 import shutil
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomli_w
 
 from fl_server.authority import renew_server
+from fl_server.canary import emulator_canary
 from fl_server.deployment import check_ports, read_deployment
 from fl_server.new_run import begin_run, continue_run
 from fl_server.node_keys import ApprovedNodes, approved_nodes
-from fl_server.owner import read_settings
+from fl_server.owner import INITIAL_ADAPTER_FILE, read_adapter, read_settings
 from fl_server.registry import Registry
 from fl_server.serve import PARTS, PURPOSE, usable_certificate
 from fl_server.serve_commands import PartName
-from scaleot_core.errors import InputError, RunFileError
+from scaleot_core.errors import DataError, InputError, RunFileError
 from scaleot_core.progress import SilentReporter
 from tests.support.certificates import Authority
 from tests.support.deployments import Deployed
@@ -21,6 +25,11 @@ from tests.support.deployments import Deployed
 @pytest.fixture
 def home(deployed: Deployed, tmp_path: Path) -> Path:
     return shutil.copytree(deployed.owner_home, tmp_path / "owner")
+
+
+def set_canary(home: Path, **keys: Any) -> None:
+    document = tomllib.loads((home / "owner.toml").read_text())
+    (home / "owner.toml").write_text(tomli_w.dumps({**document, "canary": keys}))
 
 
 def test_a_home_is_read_with_its_three_addresses(home: Path, deployed: Deployed) -> None:
@@ -79,6 +88,29 @@ def test_a_new_run_sets_the_old_one_aside(home: Path) -> None:
     begin_run(home, SilentReporter())
     assert read_settings(home / "run").run != first
     assert read_settings(home / "past-runs" / first).run == first
+
+
+def test_a_runs_canary_is_the_text_of_the_owners_file_in_the_sealed_emulator(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "public.jsonl").write_text('{"text": "the film is good"}\n')
+    set_canary(home, text=str(tmp_path / "public.jsonl"), tolerance=0.5)
+    begin_run(home, SilentReporter())
+    (tmp_path / "public.jsonl").unlink()  # the run has a copy
+    shutil.move(home, tmp_path / "moved")
+    run = tmp_path / "moved/run"
+    settings = read_settings(run)
+    assert settings.canary is not None
+    with emulator_canary(settings.canary, settings.adapter, run) as canary:
+        loss = canary.measure(read_adapter(run / INITIAL_ADAPTER_FILE))
+    assert loss > 0 and canary.fault(1.4 * loss, loss) is None and canary.fault(1.6 * loss, loss) is not None
+
+
+def test_without_the_canarys_text_no_run_begins_and_the_old_one_stays(home: Path, tmp_path: Path) -> None:
+    begin_run(home, SilentReporter())
+    first = read_settings(home / "run").run
+    set_canary(home, text="nowhere.jsonl")
+    with pytest.raises(DataError, match="nowhere"):
+        begin_run(home, SilentReporter())
+    assert read_settings(home / "run").run == first
 
 
 def test_a_run_of_an_older_emulator_is_not_gone_on_with_unasked(home: Path) -> None:

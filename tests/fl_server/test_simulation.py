@@ -97,6 +97,17 @@ def test_another_seed_gives_another_run(finished: tuple[Path, dict[str, Any]], m
     assert other["results"]["zero_shot"] == finished[1]["results"]["zero_shot"]
 
 
+def test_a_round_that_the_canary_throws_away_leaves_the_adapter_as_it_was(material: Path, tmp_path: Path) -> None:
+    words = f"canary.text={material / 'test.jsonl'}"
+    hurry = ("federation.learning_rate=14", "federation.optimizer=sgd", "canary.tolerance=0.001")
+    run = tiny_run(material, words, *hurry, "evaluation.full_fine_tuning=false")
+    report = simulate(run, tmp_path, SilentReporter()).to_json()
+    rounds, results = report["federation"]["rounds"], report["results"]
+    assert all(one["canary_loss"] > 0 and "the loss on the canary rose" in one["aborted"] for one in rounds)
+    assert results["emulator_tuned"] == results["emulator_zero_shot"]
+    assert "Round 2 was thrown away: the loss on the canary rose" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
