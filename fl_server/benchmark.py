@@ -17,6 +17,7 @@ from fl_server.compress import Workbench, importance_settings
 from scaleot_core.compression.controls import random_scores
 from scaleot_core.compression.emulator import write_emulator
 from scaleot_core.compression.importance import ImportanceReport
+from scaleot_core.errors import InputError
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.run_file import RunFile
@@ -24,9 +25,11 @@ from scaleot_core.seeds import generator_for
 
 
 def run_benchmark(
-    run: RunFile, *, steps: int, example_tokens: int, has_random_weights: bool, reporter: Reporter
+    run: RunFile, *, steps: int, example_tokens: tuple[int, int], has_random_weights: bool, reporter: Reporter
 ) -> dict[str, StepCost]:
     """Measures every case of ``CASES`` over ``steps`` steps, at the run file's model, emulator and batch sizes.
+
+    Private examples have from the first to the second number of ``example_tokens``, lengths evenly spread.
 
     With ``has_random_weights`` the model is made from its configuration alone, and the builder's public text and layer
     importance are random too: the speed is that of a real model of this shape, and nothing else is.
@@ -42,6 +45,21 @@ def run_benchmark(
         setting = Setting(run, Path(directory), emulator.plan.adapter_layers, steps, example_tokens, has_random_weights)
         del full, workbench, emulator
         return {case: _measure_apart(case, setting, reporter) for case in CASES}
+
+
+def example_lengths(text: str) -> tuple[int, int]:
+    """Reads ``"64"``, or ``"20-60"``, as the shortest and the longest private example.
+
+    Raises:
+        InputError: it is neither, or below two tokens.
+    """
+    shortest, dash, longest = text.partition("-")
+    if not (shortest.isdecimal() and (longest.isdecimal() or not dash)):
+        raise InputError(f"--example-tokens {text}: expected a number of tokens, as 64, or a range, as 20-60")
+    lengths = int(shortest), int(longest or shortest)
+    if not 2 <= lengths[0] <= lengths[1]:
+        raise InputError(f"--example-tokens {text}: expected at least 2 tokens, and the shorter length first")
+    return lengths
 
 
 def _invented_workbench(full: LanguageModel, run: RunFile, reporter: Reporter) -> Workbench:

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,7 +42,8 @@ class Setting:
     emulator_directory: Path
     adapter_layers: tuple[int, ...]
     steps: int
-    example_tokens: int
+    example_tokens: tuple[int, int]
+    """Shortest and longest private example."""
     has_random_weights: bool
 
     def to_text(self) -> str:
@@ -55,7 +56,9 @@ class Setting:
         """Reads what ``to_text`` wrote."""
         values = json.loads(text)
         run, directory = RunFile.model_validate_json(values.pop("run")), Path(values.pop("emulator_directory"))
-        return cls(run, directory, tuple(values.pop("adapter_layers")), **values)
+        shortest, longest = values.pop("example_tokens")
+        layers = tuple(values.pop("adapter_layers"))
+        return cls(run, directory, layers, example_tokens=(shortest, longest), **values)
 
 
 def load_benchmarked_model(run: RunFile, *, has_random_weights: bool, reporter: Reporter) -> LanguageModel:
@@ -89,12 +92,12 @@ def _client_step(held: LanguageModel | Emulator, layers: tuple[int, ...], settin
     """A step of the run file's adapter in ``layers``, with loss on the last token of every example."""
     run = setting.run
     attached = attach_adapter(held.model, held.layout, adapter_spec(run, layers))
-    tokens = _random_tokens(held, run.federation.batch_size, setting.example_tokens)
+    examples = _random_examples(held, run.federation.batch_size, setting)
     federation, parameters = run.federation, list(attached.trainable().values())
     steps = take_steps(
         held.model,
         parameters,
-        _examples(tokens),
+        examples,
         LocalTraining(
             steps=setting.steps,
             batch_size=federation.batch_size,
@@ -107,7 +110,7 @@ def _client_step(held: LanguageModel | Emulator, layers: tuple[int, ...], settin
     )
     return Workload(
         lambda: next(steps),
-        tokens_per_step=tokens.numel(),
+        tokens_per_step=_num_tokens(examples),
         trained_parameters=sum(parameter.numel() for parameter in parameters),
         sent_bytes=len(encode_tensors(attached.state())) * federation.rounds,
         device=held.model.device,
@@ -123,11 +126,10 @@ def _emulator_step(setting: Setting, _: ExitStack) -> Workload:
 def _emulator_inference(setting: Setting, _: ExitStack) -> Workload:
     """Scores the last tokens of one client's batch, without an adapter: the least that a step can take."""
     emulator = _emulator(setting)
-    tokens = _random_tokens(emulator, setting.run.federation.batch_size, setting.example_tokens)
-    examples = _examples(tokens)
+    examples = _random_examples(emulator, setting.run.federation.batch_size, setting)
     return Workload(
         lambda: score_examples(emulator.model, examples, batch_tokens=BATCH_TOKENS, reporter=SilentReporter()),
-        tokens_per_step=tokens.numel(),
+        tokens_per_step=_num_tokens(examples),
         trained_parameters=0,
         device=emulator.model.device,
         dtype=emulator.model.dtype,
@@ -145,11 +147,11 @@ def _private_step(mechanism: MechanismName) -> Callable[[Setting, ExitStack], Wo
         aggregation = setting.run.federation.aggregation
         run = with_settings(setting.run, {"privacy.mechanism": mechanism, "federation.aggregation": aggregation})
         attached = attach_adapter(emulator.model, emulator.layout, adapter_spec(run, emulator.plan.adapter_layers))
-        tokens = _random_tokens(emulator, run.federation.batch_size, setting.example_tokens)
+        examples = _random_examples(emulator, run.federation.batch_size, setting)
         asked = asked_training(run)
         if asked is None:
             raise AssertionError("a run with a mechanism asks for private training")
-        event = round_event(asked, len(tokens), replace(budget_of(run), epsilon=math.inf, noise_multiplier=1.0))
+        event = round_event(asked, len(examples), replace(budget_of(run), epsilon=math.inf, noise_multiplier=1.0))
         private = mechanism_for_round(
             asked,
             event,
@@ -158,10 +160,10 @@ def _private_step(mechanism: MechanismName) -> Callable[[Setting, ExitStack], Wo
             recomputes_activations=run.federation.gradient_checkpointing,
         )
         way = private.choose_way(attached, pad_token_id=0)
-        task, secret = LocalTask(attached, _examples(tokens), 0, way), SecretSource()
+        task, secret = LocalTask(attached, examples, 0, way), SecretSource()
         return Workload(
             lambda: private.step(task, 0, secret),
-            tokens_per_step=tokens.numel(),
+            tokens_per_step=_num_tokens(examples),
             trained_parameters=sum(parameter.numel() for parameter in attached.trainable().values()),
             sent_bytes=len(encode_tensors(_sent(asked, attached))) * asked.privacy.rounds,
             device=emulator.model.device,
@@ -190,11 +192,11 @@ def _plug_in_evaluation(setting: Setting, stack: ExitStack) -> Workload:
     state = attached.state()
     attached.detach()
     model = stack.enter_context(plugged_in(full.model, full.layout, spec, state))
-    num_examples = max(BATCH_TOKENS // (setting.example_tokens - 1), 1)  # the last token is scored, not read
-    examples = _examples(_random_tokens(full, num_examples, setting.example_tokens))
+    num_examples = max(BATCH_TOKENS // (setting.example_tokens[1] - 1), 1)  # the last token is scored, not read
+    examples = _random_examples(full, num_examples, setting)
     return Workload(
         lambda: score_examples(model, examples, batch_tokens=BATCH_TOKENS, reporter=SilentReporter()),
-        tokens_per_step=num_examples * (setting.example_tokens - 1),
+        tokens_per_step=_num_tokens(examples) - num_examples,
         trained_parameters=0,
         device=full.model.device,
         dtype=full.model.dtype,
@@ -230,8 +232,17 @@ def _random_tokens(held: LanguageModel | Emulator, count: int, length: int) -> T
     return torch.randint(held.model.config.vocab_size, (count, length), generator=generator_for(0, "benchmark"))
 
 
-def _examples(tokens: TokenBlocks) -> list[EncodedExample]:
-    return [EncodedExample(tuple(row), len(row) - 1) for row in tokens.tolist()]
+def _random_examples(held: LanguageModel | Emulator, count: int, setting: Setting) -> list[EncodedExample]:
+    """Returns examples of lengths that are evenly spread, in no order; the last token of each is its target."""
+    shortest, longest = setting.example_tokens
+    generator = generator_for(0, "example lengths")
+    lengths = torch.linspace(shortest, longest, count).round().long()[torch.randperm(count, generator=generator)]
+    rows = zip(_random_tokens(held, count, longest).tolist(), lengths.tolist(), strict=True)
+    return [EncodedExample(tuple(row[:length]), length - 1) for row, length in rows]
+
+
+def _num_tokens(examples: Sequence[EncodedExample]) -> int:
+    return sum(len(example.token_ids) for example in examples)
 
 
 def main() -> None:

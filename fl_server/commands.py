@@ -160,7 +160,9 @@ def benchmark(
     overrides: SetOption = [],  # noqa: B006 - typer copies it
     *,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Timed steps of each case.")] = 10,
-    example_tokens: Annotated[int, typer.Option("--example-tokens", min=2, help="Length of private examples.")] = 64,
+    example_tokens: Annotated[
+        str, typer.Option("--example-tokens", help="Length of private examples: one for all, or as 20-60, a range.")
+    ] = "64",
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Read of model.source its config.json alone: for speed only.")
     ] = False,
@@ -172,14 +174,15 @@ def benchmark(
 
     from rich.console import Console
 
-    from fl_server.benchmark import run_benchmark
+    from fl_server.benchmark import example_lengths, run_benchmark
     from fl_server.benchmark_table import print_costs
     from scaleot_core.config import read_run_file
     from scaleot_core.progress import terminal_or_log_reporter
 
     run, reporter = read_run_file(file, overrides), terminal_or_log_reporter()
+    lengths = example_lengths(example_tokens)
     costs = run_benchmark(
-        run, steps=steps, example_tokens=example_tokens, has_random_weights=random_weights, reporter=reporter
+        run, steps=steps, example_tokens=lengths, has_random_weights=random_weights, reporter=reporter
     )
     if as_json:
         typer.echo(json.dumps({case: asdict(cost) for case, cost in costs.items()}, indent=2, allow_nan=False))

@@ -1,14 +1,14 @@
 import io
 import json
 from contextlib import ExitStack
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
-from fl_server.benchmark import run_benchmark
+from fl_server.benchmark import example_lengths, run_benchmark
 from fl_server.benchmark_cases import CASES, Setting, load_benchmarked_model
 from fl_server.benchmark_measure import StepCost, Workload, measure
 from fl_server.benchmark_table import print_costs
@@ -18,6 +18,7 @@ from scaleot_core.adapters.adapter import attach_adapter
 from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.compression.emulator import write_emulator
 from scaleot_core.config import RunFile, with_settings
+from scaleot_core.errors import InputError
 from scaleot_core.progress import SilentReporter
 from tests.support.tiny_models import save_tiny_model, tiny_language_model
 
@@ -50,7 +51,7 @@ def tiny_setting(tmp_path: Path, **settings: object) -> Setting:
     emulator = Workbench(full, run, SilentReporter()).build(run.emulator)
     (tmp_path / "emulator").mkdir()
     write_emulator(emulator, tmp_path / "emulator")
-    return Setting(run, tmp_path / "emulator", emulator.plan.adapter_layers, 2, 11, has_random_weights=True)
+    return Setting(run, tmp_path / "emulator", emulator.plan.adapter_layers, 2, (11, 11), has_random_weights=True)
 
 
 def test_a_forward_pass_is_counted_as_two_operations_a_weight_and_token_and_the_attention() -> None:
@@ -146,7 +147,7 @@ def test_gradient_checkpointing_costs_a_second_forward_pass(tmp_path: Path) -> N
 
 
 def test_a_setting_reaches_the_measuring_process_unchanged(tmp_path: Path) -> None:
-    setting = Setting(RunFile(), tmp_path, (1, 4), 3, 64, has_random_weights=False)
+    setting = Setting(RunFile(), tmp_path, (1, 4), 3, (20, 60), has_random_weights=False)
     assert Setting.from_text(setting.to_text()) == setting
 
 
@@ -173,6 +174,23 @@ def test_auto_takes_every_gpu_and_a_named_device_is_one(choice: str, num_gpus: i
     assert [str(device) for device in chosen_devices(choice, num_gpus)] == expected
 
 
+@pytest.mark.parametrize(("text", "expected"), [("64", (64, 64)), ("20-60", (20, 60)), ("2", (2, 2))])
+def test_the_length_of_examples_is_a_number_or_a_range(text: str, expected: tuple[int, int]) -> None:
+    assert example_lengths(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "1", "-5", "5-", "60-20", "1-9", "20..60", "2.5"])
+def test_another_length_of_examples_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="--example-tokens"):
+        example_lengths(text)
+
+
+def test_examples_of_a_range_have_evenly_spread_lengths_in_no_order(tmp_path: Path) -> None:
+    setting = replace(tiny_setting(tmp_path, **{"federation.batch_size": 10}), example_tokens=(3, 12))
+    workload = CASES["client step, full model"](setting, ExitStack())
+    assert workload.tokens_per_step == sum(range(3, 13))
+
+
 @pytest.mark.slow
 def test_every_case_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     """Half a minute: each process imports PyTorch."""
@@ -180,7 +198,7 @@ def test_every_case_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "config.json").write_bytes((tmp_path / "whole" / "config.json").read_bytes())
     bare = with_settings(run, {"model.source": str(tmp_path / "bare")})
-    costs = run_benchmark(bare, steps=2, example_tokens=11, has_random_weights=True, reporter=SilentReporter())
+    costs = run_benchmark(bare, steps=2, example_tokens=(9, 11), has_random_weights=True, reporter=SilentReporter())
     assert list(costs) == list(CASES)
     assert all(cost.share_of_peak > 0 for cost in costs.values())
 
@@ -188,6 +206,6 @@ def test_every_case_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.gpu
 def test_a_gpu_is_measured_and_not_exceeded(tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "model", **{"model.device": "auto", "model.dtype": "bfloat16"})
-    costs = run_benchmark(run, steps=2, example_tokens=11, has_random_weights=True, reporter=SilentReporter())
+    costs = run_benchmark(run, steps=2, example_tokens=(9, 11), has_random_weights=True, reporter=SilentReporter())
     assert all(0 < cost.share_of_peak < 1 for cost in costs.values())
     assert all(cost.peak_flops_per_second > 1e12 for cost in costs.values())

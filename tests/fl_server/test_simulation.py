@@ -97,15 +97,24 @@ def test_another_seed_gives_another_run(finished: tuple[Path, dict[str, Any]], m
     assert other["results"]["zero_shot"] == finished[1]["results"]["zero_shot"]
 
 
-def test_a_round_that_the_canary_throws_away_leaves_the_adapter_as_it_was(material: Path, tmp_path: Path) -> None:
-    words = f"canary.text={material / 'test.jsonl'}"
-    hurry = ("federation.learning_rate=14", "federation.optimizer=sgd", "canary.tolerance=0.001")
-    run = tiny_run(material, words, *hurry, "evaluation.full_fine_tuning=false")
-    report = simulate(run, tmp_path, SilentReporter()).to_json()
-    rounds, results = report["federation"]["rounds"], report["results"]
-    assert all(one["canary_loss"] > 0 and "the loss on the canary rose" in one["aborted"] for one in rounds)
-    assert results["emulator_tuned"] == results["emulator_zero_shot"]
-    assert "Round 2 was thrown away: the loss on the canary rose" in (tmp_path / "report.html").read_text()
+def test_a_round_that_the_canary_throws_away_leaves_the_adapter_of_the_round_before(
+    material: Path, tmp_path: Path
+) -> None:
+    """The canary's answers are all wrong: round 1 learns to answer at all, round 2 to answer right."""
+    rows = [json.loads(line) for line in (material / "train.jsonl").read_text().splitlines()]
+    contrary = [json.dumps({**row, "label": 1 - row["label"]}) + "\n" for row in rows]
+    (tmp_path / "contrary.jsonl").write_text("".join(contrary))
+    training = ("federation.local_steps=40", "federation.learning_rate=3e-2", "evaluation.full_fine_tuning=false")
+    canary = (f"canary.text={tmp_path / 'contrary.jsonl'}", "canary.tolerance=1e-6")
+    (tmp_path / "watched").mkdir()
+    report = simulate(tiny_run(material, *training, *canary), tmp_path / "watched", SilentReporter()).to_json()
+    first, second = report["federation"]["rounds"]
+    assert "aborted" not in first and first["canary_loss"] < second["canary_loss"]
+    assert "Round 2 was thrown away: the loss on the canary rose" in (tmp_path / "watched/report.html").read_text()
+    (tmp_path / "one-round").mkdir()
+    simulate(tiny_run(material, *training, "federation.rounds=1"), tmp_path / "one-round", SilentReporter())
+    adapters = [tmp_path / name / "adapter/adapter_model.safetensors" for name in ("watched", "one-round")]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
 
 
 @pytest.mark.parametrize(
