@@ -49,6 +49,7 @@ def test_f04_twenty_five_kills_at_random_change_nothing(tmp_path: Path, root: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_f04_two_hundred_and_fifty_kills_in_four_hundred_rounds_change_nothing(tmp_path: Path, root: Path) -> None:
     killed = kill_at_random(tmp_path, rounds=400, kills=250, seed=2)
     assert killed == 250
@@ -78,6 +79,7 @@ def test_f04_a_kill_before_and_after_writes_of_a_round_leaves_one_that_goes_on(t
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_f04_a_kill_before_and_after_every_write_leaves_a_run_that_goes_on(tmp_path: Path, root: Path) -> None:
     assert _every_moment(tmp_path, root, rounds=2, step=1, loss="nothing") > 100
 
@@ -87,6 +89,7 @@ def test_f09_a_power_cut_at_writes_of_a_round_leaves_one_that_goes_on(tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("loss", ["everything", "something"])
 def test_f09_a_power_cut_at_every_write_leaves_a_run_that_goes_on(tmp_path: Path, root: Path, loss: str) -> None:
     assert _every_moment(tmp_path, root, rounds=2, step=1, loss=loss) > 100
