@@ -120,6 +120,8 @@ class Comparison:
     """Every row, and what it was made from."""
 
     rows: tuple[ComparedRow, ...]
+    means: tuple[ComparedRow, ...]
+    """Of every builder and setting over all tasks, seed by seed; empty for one task, and where one has no accuracy."""
     points: tuple[Point, ...]
     config: Mapping[str, Any]
     """The resolved run file as plain JSON values."""
@@ -130,6 +132,12 @@ class Comparison:
         """The tasks in the order of the points."""
         return tuple(dict.fromkeys(row.task for row in self.rows))
 
+    @property
+    def blocks(self) -> dict[str, tuple[ComparedRow, ...]]:
+        """The rows by task, and last those of the mean over tasks where there are several."""
+        blocks = {task: self.of_task(task) for task in self.tasks}
+        return {**blocks, f"mean over {len(blocks)} tasks": self.means} if self.means else blocks
+
     def of_task(self, task: str) -> tuple[ComparedRow, ...]:
         """Returns the rows of one task."""
         return tuple(row for row in self.rows if row.task == task)
@@ -138,6 +146,7 @@ class Comparison:
         """Returns the document; its keys are stable."""
         return {
             "rows": [row.to_json() for row in self.rows],
+            "means": [row.to_json() for row in self.means],
             "points": [dict(point) for point in self.points],
             "config": dict(self.config),
             "versions": dict(self.versions),
@@ -154,10 +163,7 @@ def summarize(points: Sequence[Point], config: Mapping[str, Any], versions: Mapp
     A point is what a bench returns for one run: ``labels``, ``seed``, ``results`` (figures by model), ``emulator``
     and ``failed``. Rows stand in the order in which the points first name them.
     """
-    by_labels: dict[str, list[Point]] = {}
-    for point in points:
-        by_labels.setdefault(json.dumps(point["labels"], sort_keys=True), []).append(point)
-    return Comparison(tuple(_row(seeds) for seeds in by_labels.values()), tuple(points), config, versions)
+    return Comparison(_rows(points), _rows(_means_over_tasks(points)), tuple(points), config, versions)
 
 
 def spread_over(values: Iterable[float | None]) -> Spread | None:
@@ -215,6 +221,46 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
         )
     ]
     return sorted(front, key=lambda position: points[position])
+
+
+def _means_over_tasks(points: Sequence[Point]) -> list[Point]:
+    """Returns a point for each builder, setting and seed, with the mean of each figure over all tasks."""
+    tasks = {point["labels"][TASK] for point in points}
+    if len(tasks) < 2 or not all("accuracy" in point["results"]["zero_shot"] for point in points):
+        return []
+    by_run: dict[str, list[Point]] = {}
+    for point in points:
+        settings = {key: value for key, value in point["labels"].items() if key != TASK}
+        by_run.setdefault(json.dumps([settings, point["seed"]], sort_keys=True), []).append(point)
+    return [_mean_point(run) for run in by_run.values()]
+
+
+def _mean_point(points: Sequence[Point]) -> Point:
+    first, results = points[0], [point["results"] for point in points]
+    failed = [f"{point['labels'][TASK]}: {point['failed']}" for point in points if point["failed"] is not None]
+    return {
+        **first,
+        "labels": {**first["labels"], TASK: None},
+        "results": {
+            model: _mean_figures([one[model] for one in results])
+            for model in first["results"]
+            if all(model in one for one in results)
+        },
+        "failed": "; ".join(failed) or None,
+    }
+
+
+def _mean_figures(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = [name for name in figures[0] if all(one.get(name) is not None for one in figures)]
+    means = {name: statistics.mean(one[name] for one in figures) for name in names}
+    return {**means, "examples": sum(one["examples"] for one in figures)}
+
+
+def _rows(points: Sequence[Point]) -> tuple[ComparedRow, ...]:
+    by_labels: dict[str, list[Point]] = {}
+    for point in points:
+        by_labels.setdefault(json.dumps(point["labels"], sort_keys=True), []).append(point)
+    return tuple(_row(seeds) for seeds in by_labels.values())
 
 
 def _row(points: Sequence[Point]) -> ComparedRow:

@@ -18,11 +18,10 @@ from scaleot_core.report.document import MODEL_TITLES
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """Returns a heading, the floors and a table for each task; the best plug-in of a task stands in bold."""
+    """Returns a heading, the floors and a table for each task, and for their mean; the best plug-in stands in bold."""
     parts = [f"`{comparison.config['model']['source']}`; {DELTA_NOTE}."]
-    for task in comparison.tasks:
-        rows = comparison.of_task(task)
-        parts += [f"## {task}", _lines([task_line(rows), *_floors(rows)]), _table(rows)]
+    for name, rows in comparison.blocks.items():
+        parts += [f"## {name}", _lines([task_line(rows), *_floors(rows)]), _table(rows)]
         parts.append(_lines([*failure_lines(rows), finding(rows)]))
     return "\n\n".join(parts) + "\n"
 

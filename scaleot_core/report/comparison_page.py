@@ -54,7 +54,7 @@ def comparison_page(comparison: Comparison) -> str:
     title = f"{comparison.config['model']['source']}: {counted(builders, 'emulator builder')} compared"
     stage_one = _plots([importance_plot(comparison), cost_plot(comparison)])
     parts = [
-        *(_task(task, comparison.of_task(task)) for task in comparison.tasks),
+        *(_task(name, rows) for name, rows in comparison.blocks.items()),
         "<h2>What this does not show</h2>",
         f'<div class="limits">{html_list(limits(comparison))}</div>',
         *(["<h2>Stage 1: importance and cost</h2>", *stage_one] if stage_one else []),

@@ -21,10 +21,9 @@ from scaleot_core.report.document import MODEL_TITLES
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Prints one block for each task: the floors, a row for each builder and setting, and what it comes to."""
-    for task in comparison.tasks:
-        rows = comparison.of_task(task)
-        console.print(Text.assemble((task, "bold"), f": {task_line(rows)}"))
+    """Prints a block for each task and one for their mean: the floors, a row for each setting, and what it comes to."""
+    for name, rows in comparison.blocks.items():
+        console.print(Text.assemble((name, "bold"), f": {task_line(rows)}"))
         console.print(_floors(rows))
         console.print(_rows(rows))
         for line in (*failure_lines(rows), finding(rows)):

@@ -39,6 +39,52 @@ def test_mean_deviation_and_delta_over_seeds_are_those_computed_by_hand() -> Non
     assert (row.verbatim_share, row.size_share, row.stage_one_seconds) == (0.688, 0.752, 122.5)
 
 
+def test_several_tasks_have_a_mean_of_each_builder_seed_by_seed() -> None:
+    accuracies = {
+        "arc": [(0.5, 0.4, 0.6, 0.7, 0.8), (0.5, 0.4, 0.5, 0.9, 1.0)],
+        "sciq": [(0.7, 0.6, 0.6, 0.9, 1.0)] * 2,
+    }
+    points = [
+        example_point(builder, task=task, seed=seed, figures=figures)
+        for builder in ("scaleot", "uniform")
+        for task, seeds in accuracies.items()
+        for seed, figures in enumerate(seeds)
+    ]
+    compared = summary(*points)
+    assert list(compared.blocks) == ["arc", "sciq", "mean over 2 tasks"]
+    row, other = compared.means
+    assert (row.builder, other.builder, row.seeds, row.examples) == ("scaleot", "uniform", (0, 1), 600)
+    zero_shot, plug_in, delta = row.headline("zero_shot"), row.headline("plug_in"), row.delta
+    assert zero_shot is not None and zero_shot.mean == pytest.approx(0.6)
+    assert plug_in is not None and plug_in.mean == pytest.approx((0.8 + 0.9) / 2)
+    assert plug_in.deviation == pytest.approx(0.1 / 2**0.5)
+    assert delta is not None and delta.mean == pytest.approx((0.2 + 0.35) / 2)
+    share = row.share_of_full_fine_tuning
+    assert share is not None and share.mean == pytest.approx((0.8 / 0.9 + 0.9 / 1.0) / 2)
+
+
+def test_a_run_that_failed_on_one_task_is_in_no_mean_over_tasks() -> None:
+    compared = summary(
+        *(
+            example_point(task=task, seed=seed)
+            for task in ("arc", "sciq")
+            for seed in (0, 1)
+            if (task, seed) != ("arc", 1)
+        ),
+        example_point(task="arc", seed=1, failed="training diverged"),
+    )
+    [row] = compared.means
+    assert row.failures == ("arc: training diverged",)
+    plug_in = row.headline("plug_in")
+    assert plug_in is not None and (plug_in.mean, plug_in.count) == (pytest.approx(0.857), 1)
+
+
+def test_one_task_and_tasks_of_perplexity_have_no_mean_over_tasks() -> None:
+    text = example_point(task="wikitext", figures=(30.0, 90.0, 16.0, 13.0, 12.0), figures_of=text_figures)
+    for compared in (summary(example_point()), summary(example_point(), text)):
+        assert compared.means == () and set(compared.blocks) == set(compared.tasks)
+
+
 def test_one_seed_has_no_deviation() -> None:
     [row] = summary(example_point()).rows
     assert row.headline("plug_in") == Spread(0.857, None, 1)
@@ -132,7 +178,7 @@ def test_the_document_has_exactly_the_keys_that_tools_rely_on_and_no_number_that
     point = example_point(settings={ALPHA: 0.25})
     point["rounds"][0]["validation_loss"] = math.nan
     document = json.loads(summary(point, example_point("uniform")).to_text(), parse_constant=pytest.fail)
-    assert list(document) == ["rows", "points", "config", "versions"]
+    assert list(document) == ["rows", "means", "points", "config", "versions"]
     assert list(document["rows"][0]) == [
         *("labels", "measure", "seeds", "failed", "examples", "results", "delta", "share_of_full_fine_tuning"),
         *("verbatim_share", "size_share", "stage_one_seconds"),
