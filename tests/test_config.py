@@ -41,6 +41,7 @@ def test_a_run_file_has_the_sections_and_keys_that_tools_rely_on() -> None:
             *("local_steps", "batch_size", "learning_rate", "aggregation"),
         },
         "privacy": {"mechanism", "epsilon", "delta", "max_grad_norm"},
+        "canary": {"text", "tolerance"},
         "evaluation": {"examples", "full_fine_tuning"},
         "compare": {"builders", "seeds"},
         "model_privacy": {"strong_emulator_steps", "healing_steps", "disclosure_record"},
