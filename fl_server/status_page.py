@@ -1,5 +1,7 @@
 """A federation's status as a small page on loopback: it reads, and takes nothing that would change anything."""
 
+import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -15,8 +17,9 @@ from fl_server.federation_status import FederationStatus, read_federation_status
 from fl_server.status_table import headline
 from scaleot_core.address import Address
 from scaleot_core.errors import ScaleOTError
+from scaleot_core.evaluation import Metrics
 from scaleot_core.report.html import html_list, html_page, html_plot
-from scaleot_core.report.plots import losses_plot
+from scaleot_core.report.plots import losses_plot, results_plot
 
 REFRESH_SECONDS = 5
 REPORT_FILE = "tuned/report.html"
@@ -66,10 +69,20 @@ def render(status: FederationStatus, *, has_report: bool) -> str:
     if status.run is not None and status.run.history:
         losses = {one.round_number: one.train_loss for one in status.run.history}
         parts += ["<h2>Rounds</h2>", html_plot(losses_plot(losses), "the data owners' mean training loss")]
-    if has_report:
+        canary = {one.round_number: one.canary_loss for one in status.run.history}
+        if any(loss is not None for loss in canary.values()):
+            parts.append(html_plot(losses_plot(canary, "loss"), "each round's adapter on the canary"))
+    if has_report and status.results is not None:
+        measured = {model: _metrics(figures) for model, figures in status.results.items() if figures is not None}
+        parts += ["<h2>Plug-in</h2>", html_plot(results_plot(measured), "the models on the same held-out examples")]
         parts.append('<p><a href="/report">what the tuned model is worth</a></p>')
     parts.append(f'<p class="small">as of {status.at:%Y-%m-%d %H:%M:%S} UTC</p>')
     return html_page("federation", parts)
+
+
+def _metrics(figures: Mapping[str, float | None]) -> Metrics:
+    """Reads figures of a report; one that was not finite is null there."""
+    return Metrics(**{name: math.nan if value is None else value for name, value in figures.items()})  # type: ignore[arg-type]
 
 
 def _organisations(status: FederationStatus) -> str:

@@ -51,7 +51,7 @@ def page(report: Report) -> str:
     parts = [
         _results(report),
         html_list(findings(report)),
-        html_plot(results_plot(report), "The five models on the same held-out examples."),
+        html_plot(results_plot(report.results.measured()), "The five models on the same held-out examples."),
         "<h2>What this does not show</h2>",
         f'<div class="limits">{html_list(_limits(report))}</div>',
         "<h2>The emulator: what the data owners received</h2>",

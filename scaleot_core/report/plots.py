@@ -8,6 +8,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from scaleot_core.compression.plan import LayerRole
+from scaleot_core.evaluation import Metrics
 from scaleot_core.model_privacy.healing import HealingPoint
 from scaleot_core.report.document import MODEL_TITLES, Report, accuracy_error
 from scaleot_core.report.phrases import MEASURES
@@ -40,10 +41,9 @@ _ROLE_TITLES = {
 }
 
 
-def results_plot(report: Report) -> str:
-    """Draws the five models: loss, and accuracy with one standard error where the task has one."""
+def results_plot(measured: Mapping[str, Metrics]) -> str:
+    """Draws the measured models, by their key: loss, and accuracy with one standard error where the task has one."""
     with plot_style():
-        measured = report.results.measured()
         has_accuracy = all(metrics.accuracy is not None for metrics in measured.values())
         figure = Figure(figsize=(WIDTH_INCHES, 2.6), layout="constrained")
         axes = figure.subplots(1, 2 if has_accuracy else 1, sharey=True, squeeze=False)[0]
@@ -51,8 +51,8 @@ def results_plot(report: Report) -> str:
         if has_accuracy:
             values = [100 * (metrics.accuracy or 0.0) for metrics in measured.values()]
             errors = [100 * (accuracy_error(metrics) or 0.0) for metrics in measured.values()]
-            _bars(axes[0], report, values, errors, f"{MEASURES['accuracy'].axis_title} (± one standard error)")
-        _bars(axes[-1], report, [metrics.loss for metrics in measured.values()], None, MEASURES["loss"].axis_title)
+            _bars(axes[0], measured, values, errors, f"{MEASURES['accuracy'].axis_title} (± one standard error)")
+        _bars(axes[-1], measured, [metrics.loss for metrics in measured.values()], None, MEASURES["loss"].axis_title)
         return svg(figure)
 
 
@@ -84,7 +84,7 @@ def rounds_plot(report: Report) -> str:
     return losses_plot({one.round: one.train_loss for one in report.federation.rounds})
 
 
-def losses_plot(losses: Mapping[int, float | None]) -> str:
+def losses_plot(losses: Mapping[int, float | None], label: str = "mean training loss") -> str:
     """Draws the loss of each round, by its number; a round without one leaves a hole."""
     with plot_style():
         figure = Figure(figsize=(WIDTH_INCHES, 2.4), layout="constrained")
@@ -94,7 +94,7 @@ def losses_plot(losses: Mapping[int, float | None]) -> str:
         heights = [float("nan") if loss is None else loss for loss in losses.values()]
         axes.plot(numbers, heights, marker="o", color=MODEL_COLOURS["emulator_tuned"])
         axes.set_xlabel("round")
-        axes.set_ylabel("mean training loss")
+        axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         axes.set_xlim(min(numbers, default=1) - 0.3, max(numbers, default=1) + 0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -122,8 +122,9 @@ def healing_plot(points: Sequence[HealingPoint]) -> str:
         return svg(figure)
 
 
-def _bars(axes: Any, report: Report, values: list[float], errors: list[float] | None, label: str) -> None:
-    measured = report.results.measured()
+def _bars(
+    axes: Any, measured: Mapping[str, Metrics], values: list[float], errors: list[float] | None, label: str
+) -> None:
     colours = [MODEL_COLOURS[key] for key in measured]
     names = [MODEL_TITLES[key] for key in measured]
     bars = axes.barh(names, values, xerr=errors, color=colours, error_kw={"linewidth": 1})

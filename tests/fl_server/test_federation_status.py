@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,7 +15,8 @@ from fl_server.owner import read_settings
 from fl_server.owner_home import OwnerHome
 from fl_server.round_state import Assignment, Round
 from fl_server.round_store import open_round_store
-from fl_server.status_page import status_app
+from fl_server.run_status import FinishedRound
+from fl_server.status_page import render, status_app
 from fl_server.status_table import headline
 from fl_server.training_steps import TrainingSteps
 from scaleot_core.bundle.distribution import TrainingRequest
@@ -135,6 +137,24 @@ def test_the_page_shows_the_same_and_takes_no_orders(home: Path) -> None:
     assert client.get("/status.json").json()["run"]["rounds"] == 2
     assert client.get("/report").status_code == 404
     assert client.post("/").status_code == 405
+
+
+def test_the_page_plots_the_rounds_the_canary_and_what_the_plug_in_is_worth(home: Path) -> None:
+    begin_run(home, SilentReporter())
+    found = status(home)
+    assert found.run is not None
+    rounds = tuple(
+        FinishedRound(number, "COMMITTED", 1 / number, 2 / number, (), {}, {}, seconds=1.0) for number in (1, 2)
+    )
+    figures = {"loss": 1.0, "examples": 20, "accuracy": 0.5}
+    results = {"zero_shot": figures, "plug_in": {**figures, "loss": None}, "full_fine_tuning": None}
+    watched = replace(found, run=replace(found.run, history=rounds), results=results)
+    page = render(watched, has_report=True)
+    assert page.count("<svg") == 3
+    assert "on the canary" in page and "<h2>Plug-in</h2>" in page and 'href="/report"' in page
+    unwatched = tuple(replace(one, canary_loss=None) for one in rounds)
+    page = render(replace(watched, run=replace(found.run, history=unwatched), results=None), has_report=False)
+    assert page.count("<svg") == 1 and "canary" not in page
 
 
 def test_a_home_that_cannot_be_believed_is_said_on_the_page(home: Path) -> None:
