@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from fl_server.owner import CanarySettings
+from fl_server.sealed_versions import open_as_owner
 from scaleot_core.adapters.plug_in import plugged_in
 from scaleot_core.adapters.spec import AdapterSpec
-from scaleot_core.bundle import load_data_key, load_verifying_key, open_own_bundle, read_bundle, verify_bundle
+from scaleot_core.bundle import load_data_key
 from scaleot_core.compression.emulator import read_emulator
 from scaleot_core.evaluation import evaluate
 from scaleot_core.progress import SilentReporter
@@ -45,13 +45,11 @@ def write_canary(
     bundle: Path,
     data_key: Path,
     owner_public_key: Path,
-) -> CanarySettings | None:
-    """Writes the canary's records into a run's directory and returns the run's settings for it: none without records.
+) -> CanarySettings:
+    """Writes the canary's records into a run's directory and returns the run's settings for it.
 
     The paths of bundle and keys are absolute or start at that directory.
     """
-    if not records:
-        return None
     write_records(directory / CANARY_FILE, records)
     return CanarySettings(
         bundle=bundle,
@@ -73,10 +71,8 @@ def emulator_canary(settings: CanarySettings, spec: AdapterSpec, directory: Path
     import torch
 
     records, data_key = read_records(directory / settings.text), load_data_key(directory / settings.data_key)
-    owner = load_verifying_key(directory / settings.owner_public_key)
-    verified = verify_bundle(read_bundle(directory / settings.bundle), owner, now=datetime.now(UTC))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with open_own_bundle(verified, data_key) as opened:
+    with open_as_owner(directory / settings.bundle, data_key, directory / settings.owner_public_key) as opened:
         emulator = read_emulator(opened.files, device=device)
 
     def measure(adapter: TensorDict) -> float:

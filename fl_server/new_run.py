@@ -71,7 +71,9 @@ def begin_run(home: Path, reporter: Reporter) -> None:
             bundle=version / BUNDLE_DIRECTORY,
             data_key=version / DATA_KEY_FILE,
             owner_public_key=up / owner_home.owner_public_key.name,
-        ),
+        )
+        if canary_records
+        else None,
     )
     initial = read_adapter(sealed.directory / INITIAL_ADAPTER_FILE)
     write_run(directory, settings, initial, owner=load_signing_key(owner_home.owner_key))

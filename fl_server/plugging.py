@@ -5,7 +5,6 @@ has no access to: that one never reads the full model.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from fl_server.compress import load_full_model
@@ -15,11 +14,17 @@ from fl_server.owner import read_round_adapter, read_rounds, read_settings
 from fl_server.owner_home import OwnerHome
 from fl_server.registry import Registry
 from fl_server.report import Findings, make_report
-from fl_server.sealed_versions import IMPORTANCE_DIRECTORY, RUN_FILE, SEALED_DIRECTORY, SealedVersion, read_sealed
+from fl_server.sealed_versions import (
+    IMPORTANCE_DIRECTORY,
+    RUN_FILE,
+    SEALED_DIRECTORY,
+    SealedVersion,
+    open_as_owner,
+    read_sealed,
+)
 from fl_server.stopwatch import Stopwatch
 from fl_server.worth import measure_worth
 from scaleot_core.adapters.plug_in import save_adapter
-from scaleot_core.bundle import OpenedBundle, load_verifying_key, open_own_bundle, read_bundle, verify_bundle
 from scaleot_core.compression.emulator import Emulator, read_emulator
 from scaleot_core.compression.importance_store import find_importance
 from scaleot_core.config import read_run_file
@@ -70,7 +75,8 @@ def plug_in(home: Path, directory: Path, reporter: Reporter) -> Report:
     watch.add("train", sum(record.seconds - record.aggregate_seconds for record in rounds))
     evaluator = _Evaluator(data, watch, reporter)
     zero_shot = evaluator("zero-shot", full)
-    with watch.stage("open"), _open_as_owner(owner_home, sealed) as opened:
+    own = sealed.bundle
+    with watch.stage("open"), open_as_owner(own.path, own.data_key, owner_home.owner_public_key) as opened:
         emulator = read_emulator(opened.files, device=full.model.device)
     adapters = [read_round_adapter(home / "run", record) for record in done]
     worth = measure_worth(full, emulator, settings.adapter, adapters, data=data, evaluate=evaluator)
@@ -102,9 +108,3 @@ def _sealed_of(home: Path, digest: str) -> SealedVersion:
             if sealed.record.digest == digest:
                 return sealed
     raise InputError(f"{home / 'run'} is about bundle {digest}, which is not in {home / SEALED_DIRECTORY} any more")
-
-
-def _open_as_owner(home: OwnerHome, sealed: SealedVersion) -> OpenedBundle:
-    owner = load_verifying_key(home.owner_public_key)
-    verified = verify_bundle(read_bundle(sealed.bundle.path), owner, now=datetime.now(UTC))
-    return open_own_bundle(verified, sealed.bundle.data_key)

@@ -14,14 +14,23 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scaleot_core.adapters.spec import AdapterSpec
-from scaleot_core.bundle import SealedBundle, load_data_key
+from scaleot_core.bundle import (
+    DataKey,
+    OpenedBundle,
+    SealedBundle,
+    load_data_key,
+    load_verifying_key,
+    open_own_bundle,
+    read_bundle,
+    verify_bundle,
+)
 from scaleot_core.bundle.canonical import Sha256
 from scaleot_core.bundle.file_lock import locked
 from scaleot_core.bundle.files import sync_directory, write_synced
@@ -117,6 +126,17 @@ def read_sealed(home: Path, version: int | None = None) -> SealedVersion:
     key = load_data_key(directory / DATA_KEY_FILE)
     bundle = SealedBundle(directory / BUNDLE_DIRECTORY, record.bundle_id, record.digest, record.size_bytes, key)
     return SealedVersion(directory, record, bundle)
+
+
+def open_as_owner(bundle: Path, data_key: DataKey, owner_public_key: Path) -> OpenedBundle:
+    """Verifies a sealed bundle as its data owners do, and opens it with the owner's own data key.
+
+    Raises:
+        InputError: the public key cannot be read.
+        VerificationError: it is not what was sealed, or out of date.
+    """
+    owner = load_verifying_key(owner_public_key)
+    return open_own_bundle(verify_bundle(read_bundle(bundle), owner, now=datetime.now(UTC)), data_key)
 
 
 def remove_sealed(home: Path, numbers: Iterable[int]) -> None:

@@ -181,7 +181,7 @@ def _federate(session: _Session, compressed: _Compressed) -> _Federated:
         compressed.sealed.digest,
         name=name,
         node_wait_seconds=run.federation.round_deadline_seconds,
-        canary=_canary(session, compressed.sealed),
+        canary=_canary(session, compressed.sealed) if session.data.canary else None,
     )
     write_run(workspace.owner_directory, settings, initial, owner=workspace.owner_key, members=members)
     owners = workspace.data_owner_directories(run.federation.clients)
@@ -197,7 +197,7 @@ def _federate(session: _Session, compressed: _Compressed) -> _Federated:
     return _Federated(rounds, spec, adapters)
 
 
-def _canary(session: _Session, sealed: SealedBundle) -> CanarySettings | None:
+def _canary(session: _Session, sealed: SealedBundle) -> CanarySettings:
     data_key = session.workspace.root / DATA_KEY_FILE
     save_data_key(sealed.data_key, data_key)
     return write_canary(

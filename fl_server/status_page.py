@@ -72,9 +72,10 @@ def render(status: FederationStatus, *, has_report: bool) -> str:
         canary = {one.round_number: one.canary_loss for one in status.run.history}
         if any(loss is not None for loss in canary.values()):
             parts.append(html_plot(losses_plot(canary, "loss"), "each round's adapter on the canary"))
-    if has_report and status.results is not None:
+    if status.results is not None:
         measured = {model: _metrics(figures) for model, figures in status.results.items() if figures is not None}
         parts += ["<h2>Plug-in</h2>", html_plot(results_plot(measured), "the models on the same held-out examples")]
+    if has_report:
         parts.append('<p><a href="/report">what the tuned model is worth</a></p>')
     parts.append(f'<p class="small">as of {status.at:%Y-%m-%d %H:%M:%S} UTC</p>')
     return html_page("federation", parts)

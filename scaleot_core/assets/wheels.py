@@ -76,7 +76,7 @@ def directory_size_bytes(directory: Path) -> int:
     total = 0
     for parent, _, names in os.walk(directory):  # passes over a directory that vanishes; rglob raises
         for name in names:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 total += Path(parent, name).stat().st_size
     return total
 

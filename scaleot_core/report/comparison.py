@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,11 +228,7 @@ def _means_over_tasks(points: Sequence[Point]) -> list[Point]:
     tasks = {point["labels"][TASK] for point in points}
     if len(tasks) < 2 or not all("accuracy" in point["results"]["zero_shot"] for point in points):
         return []
-    by_run: dict[str, list[Point]] = {}
-    for point in points:
-        settings = {key: value for key, value in point["labels"].items() if key != TASK}
-        by_run.setdefault(json.dumps([settings, point["seed"]], sort_keys=True), []).append(point)
-    return [_mean_point(run) for run in by_run.values()]
+    return [_mean_point(run) for run in _groups(points, lambda point: ({**point["labels"], TASK: None}, point["seed"]))]
 
 
 def _mean_point(points: Sequence[Point]) -> Point:
@@ -257,10 +253,15 @@ def _mean_figures(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _rows(points: Sequence[Point]) -> tuple[ComparedRow, ...]:
-    by_labels: dict[str, list[Point]] = {}
+    return tuple(_row(seeds) for seeds in _groups(points, lambda point: point["labels"]))
+
+
+def _groups(points: Sequence[Point], name: Callable[[Point], Any]) -> list[list[Point]]:
+    """Returns the points of each name, which is plain JSON, in the order in which the names first come."""
+    groups: dict[str, list[Point]] = {}
     for point in points:
-        by_labels.setdefault(json.dumps(point["labels"], sort_keys=True), []).append(point)
-    return tuple(_row(seeds) for seeds in by_labels.values())
+        groups.setdefault(json.dumps(name(point), sort_keys=True), []).append(point)
+    return list(groups.values())
 
 
 def _row(points: Sequence[Point]) -> ComparedRow:
