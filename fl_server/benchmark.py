@@ -44,6 +44,8 @@ def run_benchmark(
         write_emulator(emulator, Path(directory))
         setting = Setting(run, Path(directory), emulator.plan.adapter_layers, steps, example_tokens, has_random_weights)
         del full, workbench, emulator
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the cases are measured in processes of their own
         return {case: _measure_apart(case, setting, reporter) for case in CASES}
 
 

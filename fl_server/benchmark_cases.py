@@ -127,8 +127,9 @@ def _emulator_inference(setting: Setting, _: ExitStack) -> Workload:
     """Scores the last tokens of one client's batch, without an adapter: the least that a step can take."""
     emulator = _emulator(setting)
     examples = _random_examples(emulator, setting.run.federation.batch_size, setting)
+    batch_tokens = BATCH_TOKENS[emulator.model.device.type]
     return Workload(
-        lambda: score_examples(emulator.model, examples, batch_tokens=BATCH_TOKENS, reporter=SilentReporter()),
+        lambda: score_examples(emulator.model, examples, batch_tokens=batch_tokens, reporter=SilentReporter()),
         tokens_per_step=_num_tokens(examples),
         trained_parameters=0,
         device=emulator.model.device,
@@ -192,10 +193,11 @@ def _plug_in_evaluation(setting: Setting, stack: ExitStack) -> Workload:
     state = attached.state()
     attached.detach()
     model = stack.enter_context(plugged_in(full.model, full.layout, spec, state))
-    num_examples = max(BATCH_TOKENS // (setting.example_tokens[1] - 1), 1)  # the last token is scored, not read
+    batch_tokens = BATCH_TOKENS[full.model.device.type]
+    num_examples = max(batch_tokens // (setting.example_tokens[1] - 1), 1)  # the last token is scored, not read
     examples = _random_examples(full, num_examples, setting)
     return Workload(
-        lambda: score_examples(model, examples, batch_tokens=BATCH_TOKENS, reporter=SilentReporter()),
+        lambda: score_examples(model, examples, batch_tokens=batch_tokens, reporter=SilentReporter()),
         tokens_per_step=_num_tokens(examples) - num_examples,
         trained_parameters=0,
         device=full.model.device,

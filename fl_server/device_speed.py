@@ -21,9 +21,10 @@ def count_flops(work: Callable[[], object]) -> int:
     PyTorch's own count of what is really run, two for each multiplication with its addition, going forward and
     backward, computed again or not. For a linear map of P weights over T tokens that is 2 P T forward, 2 P T backward
     where a gradient passes through it, and 2 P T where its weights are trained. Attention counts as if it were not
-    causal; its kernel on the CPU, which PyTorch's table lacks, as those on a GPU. Element-wise work is not counted.
+    causal, with the key and value heads that query heads share counted for each of them: PyTorch's own table lacks
+    the kernel on the CPU, and up to 2.11 refuses shared heads. Element-wise work is not counted.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
     with counter:
         work()
     return counter.get_total_flops()
@@ -36,7 +37,8 @@ def peak_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
     """
     best = 0.0
     for side in SIDES[device.type]:
-        left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+        # Not of ones: a GPU draws less power on numbers that are alike, and then runs faster than on real ones.
+        left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         left @ right  # the first one also loads kernels
         seconds = min(_product_seconds(left, right) for _ in range(_REPEATS))
         best = max(best, 2 * side**3 / seconds)
@@ -60,16 +62,22 @@ def _product_seconds(left: Matrix, right: Matrix) -> float:
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: object, out_shape: object = None, **__: object) -> int:
-    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+    return int(sdpa_flop_count(query, *_with_heads_of(query, key, value)))  # type: ignore[no-untyped-call]
 
 
 def _attention_backward_flops(
     gradient: Any, query: Any, key: Any, value: Any, *_: object, out_shape: object = None, **__: object
 ) -> int:
-    return int(sdpa_backward_flop_count(gradient, query, key, value))  # type: ignore[no-untyped-call]
+    shapes = (gradient, query, *_with_heads_of(query, key, value))
+    return int(sdpa_backward_flop_count(*shapes))  # type: ignore[no-untyped-call]
 
 
-_CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+def _with_heads_of(query: Any, *shapes: Any) -> list[tuple[int, ...]]:
+    return [(shape[0], query[1], *shape[2:]) for shape in shapes]
+
+
+_ATTENTION = {
+    getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}{direction}"): count
+    for kernel in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+    for direction, count in (("", _attention_flops), ("_backward", _attention_backward_flops))
 }

@@ -92,7 +92,8 @@ def _generate(
         if not running:
             break
         kept = torch.tensor(is_open)  # on the CPU: the layers of a cache can lie on several devices
-        cache.batch_select_indices(kept.nonzero()[:, 0])
+        if not all(is_open):
+            cache.batch_select_indices(kept.nonzero()[:, 0])
         input_ids = _column(next_tokens, input_ids)[kept]
     return [_first_line(tokens, tokenizer) for tokens in generated]
 

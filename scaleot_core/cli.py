@@ -36,6 +36,7 @@ LIBRARY_ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers' own bars, too: ours say more
     "FLWR_TELEMETRY_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",  # it warns and deadlocks after a fork
+    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",  # on a GPU: cuDNN makes a plan for every new shape, half a second each
     "GOMP_SPINCOUNT": "20000",  # threads spin briefly, then sleep: two runs on one machine do not starve one another
 }
 """Read by libraries when they are imported: no hub, no telemetry, no second progress bar, threads that wait well."""

@@ -77,7 +77,7 @@ def evaluate(
     tokenizer: PreTrainedTokenizerFast,
     records: Sequence[Record],
     *,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     reporter: Reporter,
 ) -> Metrics:
     """Returns how well a causal language model does on records of one kind, zero-shot.
@@ -97,6 +97,7 @@ def evaluate(
     """
     if not records:
         raise DataError("expected at least one record to evaluate on, got none")
+    batch_tokens = batch_tokens or BATCH_TOKENS[next(model.parameters()).device.type]
     examinee = _Examinee(model, tokenizer, _window_tokens(model), batch_tokens, reporter)
     with _eval_mode(model):
         match records[0]:

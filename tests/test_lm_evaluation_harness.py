@@ -105,7 +105,7 @@ def our_outcome(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task
     assert all(isinstance(record, ChoiceRecord) for record in records)
     prompts = [[continuation(record.context, choice) for choice in record.choices] for record in records]
     examples = encode_pairs([pair for row in prompts for pair in row], tokenizer, max_tokens=WINDOW_TOKENS)
-    scores = iter(score_examples(model, examples, batch_tokens=BATCH_TOKENS, reporter=SilentReporter()))
+    scores = iter(score_examples(model, examples, batch_tokens=BATCH_TOKENS["cpu"], reporter=SilentReporter()))
     likelihoods = [[next(scores).log_probability for _ in row] for row in prompts]
     alone = [evaluate(model, tokenizer, [record], reporter=SilentReporter()) for record in records]
     together = evaluate(model, tokenizer, records, reporter=SilentReporter())

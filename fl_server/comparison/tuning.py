@@ -16,6 +16,7 @@ from scaleot_core.federation.averaging import Aggregator, aggregator_for
 from scaleot_core.federation.cohort import select_cohort
 from scaleot_core.federation.rules import Aggregation, AggregationRule
 from scaleot_core.privacy.client_level import NoisedMean
+from scaleot_core.privacy.per_example import ExampleWay
 from scaleot_core.privacy.private_rounds import AskedTraining, mechanism_for_round, moved_by_mean, round_event
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import SecretSource
@@ -57,7 +58,7 @@ def tune_in_rounds(
     rounds = (
         _PlainRounds(attached, clients, pad_token_id, run)
         if asked is None
-        else _PrivateRounds(attached, clients, pad_token_id, run, asked)
+        else _PrivateRounds(attached, clients, pad_token_id, run, asked, reporter)
     )
     try:
         adapter = attached.state()
@@ -119,7 +120,7 @@ class _PlainRounds:
         return True
 
 
-@dataclass(frozen=True)
+@dataclass
 class _PrivateRounds:
     """Rounds whose updates come through a mechanism. Nothing leaves this process, so there is no ledger to charge."""
 
@@ -128,6 +129,9 @@ class _PrivateRounds:
     pad_token_id: int
     run: RunFile
     asked: AskedTraining
+    reporter: Reporter
+    way: ExampleWay | None = None
+    """To the examples' gradients or losses: public settings alone decide it, for all clients and rounds."""
 
     def after(self, adapter: TensorDict, cohort: Sequence[str], number: int, stage: Stage) -> tuple[TensorDict, None]:
         """Returns the aggregate of the cohort's releases, or the adapter moved by the mean of their scalars."""
@@ -153,8 +157,10 @@ class _PrivateRounds:
             batch_seed=client_seed(self.run, client, number),
             recomputes_activations=self.run.federation.gradient_checkpointing,
         )
-        way = mechanism.choose_way(self.attached, pad_token_id=self.pad_token_id)
-        task = LocalTask(self.attached, examples, self.pad_token_id, way)
+        if self.way is None:
+            self.way = mechanism.choose_way(self.attached, pad_token_id=self.pad_token_id)
+            self.reporter.note(f"{self.asked.privacy.mechanism}: {self.way.reason}")
+        task = LocalTask(self.attached, examples, self.pad_token_id, self.way)
         return mechanism.release(task, secret=SecretSource(), charge=lambda _: None, reporter=SilentReporter()).tensors
 
 

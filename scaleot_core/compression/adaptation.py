@@ -5,7 +5,7 @@ its layer's weights seen through a random matrix, so the weights' gradient says 
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scaleot_core.compression.public_text import next_token_loss
 from scaleot_core.models.loading import LanguageModel
@@ -21,7 +21,7 @@ def adaptation_scores(
     The loss is next-token cross-entropy on ``public_blocks`` (blocks, tokens). Gradients are dropped as soon as they
     are measured, so that memory holds one matrix's at a time. The model comes back frozen, as it was.
     """
-    squares = [0.0] * full.layout.num_layers
+    squares: list[Tensor | float] = [0.0] * full.layout.num_layers
     weights: list[tuple[int, nn.Parameter]] = [
         (index, full.layout.layer(full.model, index).get_parameter(f"{name}.weight"))
         for index in range(full.layout.num_layers)
@@ -45,13 +45,13 @@ def adaptation_scores(
         for _, weight in weights:
             weight.requires_grad_(False)
             weight.grad = None
-    return tuple((square / len(batches)) ** 0.5 for square in squares)
+    return tuple((float(square) / len(batches)) ** 0.5 for square in squares)
 
 
-def _measure(squares: list[float], index: int):  # type: ignore[no-untyped-def]
+def _measure(squares: list[Tensor | float], index: int):  # type: ignore[no-untyped-def]
     def measure(weight: nn.Parameter) -> None:
         if weight.grad is not None:
-            squares[index] += float(weight.grad.float().square().sum())
+            squares[index] += weight.grad.float().square().sum().double()  # read at the end: a GPU is not waited for
             weight.grad = None
 
     return measure

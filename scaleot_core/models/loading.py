@@ -100,7 +100,7 @@ def random_model(directory: Path, *, dtype: torch.dtype, device: torch.device) -
         ModelError: the configuration is missing, malformed, or of an unknown family.
     """
     config = _read_config(directory)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     special = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "?")

@@ -12,6 +12,7 @@ from scaleot_core.privacy.clipping import clipped_sum
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.gradient_way import choose_gradient_way
 from scaleot_core.privacy.per_example import ExampleWay, gradients_of
+from scaleot_core.privacy.physical_batches import gradient_rows
 from scaleot_core.privacy.release import Charge, LocalTask, Release, check_settings
 from scaleot_core.privacy.sampling import poisson_sample
 from scaleot_core.privacy.secret_random import SecretSource
@@ -41,10 +42,10 @@ class DPSGD:
     """The noise's standard deviation over ``max_grad_norm``, the paper's sigma."""
     learning_rate: float
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    rows: int = 4
-    """Examples in one backward pass: a matter of time and memory, not of the batch size.
+    rows: int | None = None
+    """Examples in one backward pass, of which some may be empty: a matter of time and memory, not of the batch size.
 
-    Empty rows are computed too (see ``physical_batches``): a quarter of the expected batch size is a good choice.
+    Unless given, what suits the device (see ``physical_batches``).
     """
     recomputes_activations: bool = False
     """Less memory for more time, one example at a time."""
@@ -57,7 +58,7 @@ class DPSGD:
             expected_batch_size=self.expected_batch_size,
             max_grad_norm=self.max_grad_norm,
             learning_rate=self.learning_rate,
-            rows=self.rows,
+            rows=1 if self.rows is None else self.rows,
         )
         self.event()
 
@@ -69,7 +70,7 @@ class DPSGD:
         """Returns hooks or the loop, whichever is right for this adapter, with the reason; no example is looked at."""
         return choose_gradient_way(
             attached,
-            rows=self.rows,
+            rows=self.rows or gradient_rows(self.expected_batch_size, attached.device),
             pad_token_id=pad_token_id,
             recomputes_activations=self.recomputes_activations,
         )

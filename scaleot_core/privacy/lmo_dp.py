@@ -9,6 +9,7 @@ from scaleot_core.errors import InputError
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.gradient_way import choose_forward_way
 from scaleot_core.privacy.per_example import ExampleWay
+from scaleot_core.privacy.physical_batches import forward_rows
 from scaleot_core.privacy.release import Charge, LocalTask, Release
 from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.privacy.zeroth_order import ZerothOrder, release_scalars, step_scalars
@@ -55,7 +56,9 @@ class LMODP:
 
     def choose_way(self, attached: AttachedAdapter, *, pad_token_id: int) -> ExampleWay:
         """Returns how many examples go into a forward pass, with the reason; no example is looked at."""
-        return choose_forward_way(attached, rows=self.zeroth_order.rows, pad_token_id=pad_token_id)
+        settings = self.zeroth_order
+        rows = settings.rows or forward_rows(settings.expected_batch_size, attached.device)
+        return choose_forward_way(attached, rows=rows, pad_token_id=pad_token_id)
 
     def step(self, task: LocalTask, index: int, secret: SecretSource) -> TensorDict:
         """Returns the noisy scalars of one step; see ``step_scalars``. The charge is ``release``'s."""

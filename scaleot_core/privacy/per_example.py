@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.errors import ModelError
+from scaleot_core.models.attention import attention_for_training
 from scaleot_core.models.layout import layout_for
 from scaleot_core.privacy.losses import example_losses
 from scaleot_core.privacy.physical_batches import PhysicalBatch
@@ -59,7 +60,7 @@ def _alone(attached: AttachedAdapter, batch: PhysicalBatch, way: ExampleWay) -> 
     """Returns the gradient of a batch of one row, with nothing but autograd: right for every model."""
     model, parameters = attached.model, attached.trainable()
     recomputed = recomputed_activations(model, layout_for(model.config))
-    with recomputed if way.recomputes_activations else nullcontext():
+    with recomputed if way.recomputes_activations else nullcontext(), attention_for_training(model, batch.input_ids):
         loss = example_losses(model, batch).sum()
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
     return {name: gradient.unsqueeze(0) for name, gradient in zip(parameters, gradients, strict=True)}

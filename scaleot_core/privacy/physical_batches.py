@@ -7,9 +7,11 @@ their finite differences, rounding errors divided by the smoothing, by far more.
 its own: neither its place nor the other rows change a bit of it (``gradient_way`` tries this on the machine at hand).
 
 So the shape of an example's batch follows from its own length and public settings: as many rows as were asked for,
-some perhaps empty, and lengths from a ladder.
+some perhaps empty, and lengths from a ladder. A CPU pays for every token of padding, so that its ladder has many rungs
+and a batch few rows; a GPU pays for every pass, so that most samples go in one.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +26,15 @@ TargetPlaces = Int[Tensor, "batch targets"]
 """Something of each position at which a target may be predicted."""
 
 _FIRST_RUNG = 8
+_FIRST_RUNG_OF_GPU = 64
+_GPU_ROWS_PER_EXPECTED = 1.25
+"""Of 32 expected examples or more, Poisson samples that do not fit in a quarter more are rare."""
+_MOST_GPU_GRADIENT_ROWS, _MOST_GPU_FORWARD_ROWS = 80, 160
+_BATCHES_PER_SAMPLE = 4
+"""Physical batches that a CPU cuts an expected sample in: with fewer, more rows stay empty in lengths that are rare."""
+_FEWEST_ROWS, _MOST_ROWS = 4, 16
+"""Fewer are slow on a CPU: a pass over one row of 64 tokens takes as long as one over two."""
+_FORWARD_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -48,11 +59,25 @@ def physical_batches(
     """
     shapes: dict[tuple[int, int], list[EncodedExample]] = {}
     for example in examples:
-        shapes.setdefault(_shape(example, max_positions), []).append(example)
+        shapes.setdefault(_shape(example, max_positions, device), []).append(example)
     for (tokens, targets), alike in shapes.items():
         for start in range(0, len(alike), rows):
             chosen = alike[start : start + rows]
             yield _batch(chosen, (rows, tokens, targets), pad_token_id, device)
+
+
+def gradient_rows(expected_batch_size: float, device: torch.device) -> int:
+    """Returns how many rows suit the batches of a backward pass on a device."""
+    if device.type == "cuda":
+        return min(math.ceil(_GPU_ROWS_PER_EXPECTED * expected_batch_size), _MOST_GPU_GRADIENT_ROWS)
+    return min(max(int(expected_batch_size) // _BATCHES_PER_SAMPLE, _FEWEST_ROWS), _MOST_ROWS)
+
+
+def forward_rows(expected_batch_size: float, device: torch.device) -> int:
+    """Returns how many rows suit the batches of a forward pass on a device."""
+    if device.type == "cuda":
+        return min(math.ceil(_GPU_ROWS_PER_EXPECTED * expected_batch_size), _MOST_GPU_FORWARD_ROWS)
+    return _FORWARD_ROWS
 
 
 def rung_above(count: int) -> int:
@@ -62,9 +87,12 @@ def rung_above(count: int) -> int:
     return between if between >= max(count, 3 * _FIRST_RUNG) else power
 
 
-def _shape(example: EncodedExample, max_positions: int | None) -> tuple[int, int]:
+def _shape(example: EncodedExample, max_positions: int | None, device: torch.device) -> tuple[int, int]:
     length = len(example.token_ids)
-    tokens = max(length, min(rung_above(length), max_positions or rung_above(length)))
+    rung = rung_above(length)
+    if device.type == "cuda":
+        rung = max(1 << (length - 1).bit_length(), _FIRST_RUNG_OF_GPU)
+    tokens = max(length, min(rung, max_positions or rung))
     return tokens, min(rung_above(length - example.target_start), tokens)
 
 

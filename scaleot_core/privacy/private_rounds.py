@@ -37,11 +37,6 @@ NOISE_OF = {
 }
 """The law of each mechanism's noise."""
 
-_BATCHES_PER_SAMPLE = 4
-"""Physical batches that an expected sample is cut in: with fewer, more rows stay empty in the lengths that are rare."""
-_FEWEST_ROWS, _MOST_ROWS = 4, 16
-"""Fewer are slow: a pass over one row of 64 tokens takes as long as one over two."""
-
 
 @dataclass(frozen=True)
 class AskedTraining:
@@ -130,7 +125,6 @@ def mechanism_for_round(
                 noise_multiplier=parameters["noise_multiplier"],
                 learning_rate=asked.learning_rate,
                 optimizer=asked.optimizer,
-                rows=min(max(asked.batch_size // _BATCHES_PER_SAMPLE, _FEWEST_ROWS), _MOST_ROWS),
                 recomputes_activations=recomputes_activations,
             )
         case "dpzero":

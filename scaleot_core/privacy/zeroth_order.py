@@ -54,10 +54,10 @@ class ZerothOrder:
     """The round's first step, counted through all rounds of the run."""
     smoothing: float = 1e-3
     """How far the adapter is moved to and fro along a direction, the papers' lambda."""
-    rows: int = 8
-    """Examples in one forward pass: a matter of time and memory, not of the batch size.
+    rows: int | None = None
+    """Examples in one forward pass, of which some may be empty: a matter of time and memory, not of the batch size.
 
-    Empty rows are computed too (see ``physical_batches``): an eighth of the expected batch size is a good choice.
+    Unless given, what suits the device (see ``physical_batches``).
     """
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class ZerothOrder:
             learning_rate=self.learning_rate,
             num_directions=self.num_directions,
             smoothing=self.smoothing,
-            rows=self.rows,
+            rows=1 if self.rows is None else self.rows,
         )
         if not 0 <= self.direction_key < 2**128 or self.first_step < 0:
             raise InputError("zeroth order: expected a direction key of 128 bits and a first step of 0 or more")

@@ -129,7 +129,8 @@ def take_steps(
         for chosen in batches:
             optimizer.zero_grad(set_to_none=True)
             batch = collate(chosen, pad_token_id, torch.device(model.device))
-            with recomputed_activations(model, layout) if settings.gradient_checkpointing else nullcontext():
+            recomputed = recomputed_activations(model, layout) if settings.gradient_checkpointing else nullcontext()
+            with recomputed, attention_for_training(model, batch.input_ids):  # going backward, too
                 loss = target_loss(model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
             if settings.optimizer == "adamw":

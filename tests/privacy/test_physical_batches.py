@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from scaleot_core.privacy.physical_batches import physical_batches, rung_above
+from scaleot_core.privacy.physical_batches import forward_rows, gradient_rows, physical_batches, rung_above
 from scaleot_core.training.data import EncodedExample
 from tests.support.private_tasks import random_examples
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def test_the_ladder_rises_by_at_most_half_and_never_falls_short() -> None:
@@ -52,3 +52,23 @@ def test_no_row_is_padded_beyond_the_models_positions(max_positions: int | None)
 
 def test_no_example_gives_no_batch() -> None:
     assert list(physical_batches([], rows=4, pad_token_id=0, max_positions=None, device=CPU)) == []
+
+
+@pytest.mark.parametrize(
+    ("expected", "on_cpu", "on_gpu"), [(1.0, 4, 2), (16.0, 4, 20), (32.0, 8, 40), (64.0, 16, 80), (1000.0, 16, 80)]
+)
+def test_a_cpu_cuts_a_sample_in_small_batches_and_a_gpu_takes_most_samples_in_one(
+    expected: float, on_cpu: int, on_gpu: int
+) -> None:
+    assert (gradient_rows(expected, CPU), gradient_rows(expected, GPU)) == (on_cpu, on_gpu)
+
+
+@pytest.mark.parametrize(("expected", "on_gpu"), [(16.0, 20), (64.0, 80), (128.0, 160), (1000.0, 160)])
+def test_forward_passes_have_twice_as_many_rows_at_most_on_a_gpu(expected: float, on_gpu: int) -> None:
+    assert (forward_rows(expected, CPU), forward_rows(expected, GPU)) == (8, on_gpu)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_short_examples_of_all_lengths_stand_in_one_batch() -> None:
+    batches = list(physical_batches(random_examples(23), rows=24, pad_token_id=0, max_positions=None, device=GPU))
+    assert [tuple(batch.input_ids.shape) for batch in batches] == [(24, 64)] * len({b.positions.shape for b in batches})

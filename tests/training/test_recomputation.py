@@ -96,3 +96,12 @@ def test_leaving_the_context_leaves_nothing_behind_also_after_an_error() -> None
     with pytest.raises(KeyError), recomputed_activations(emulator.model, emulator.layout):
         raise KeyError
     assert not any("forward" in vars(module) for module in emulator.model.modules())
+
+
+@pytest.mark.parametrize("kind", AdapterKind)
+def test_a_model_in_half_precision_on_a_cpu_computes_again_with_the_kernel_of_the_first_time(kind: AdapterKind) -> None:
+    full = tiny_language_model("llama")
+    full.model.to(torch.bfloat16)
+    plain, recomputed = (tuned(full, kind, recomputes=recomputes) for recomputes in (False, True))
+    for name, tensor in plain.items():
+        torch.testing.assert_close(recomputed[name], tensor, rtol=1e-5, atol=1e-7)
