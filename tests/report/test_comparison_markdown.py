@@ -29,7 +29,7 @@ def test_no_text_of_a_run_breaks_the_table(variant: str) -> None:
     assert row.replace("\\|", "").count("|") == 9
 
 
-BENCHMARKS = sorted((Path(__file__).parents[2] / "deploy" / "benchmarks").glob("*.json"))
+BENCHMARKS = sorted((Path(__file__).parents[2] / "deploy" / "benchmarks").glob("*.json"))  # others lie in folders
 
 
 @pytest.mark.parametrize("results", BENCHMARKS, ids=[path.stem for path in BENCHMARKS])
