@@ -35,12 +35,12 @@ class _PublishedIndex:
 
     def now(self) -> BundleIndex:
         with self._lock:
-            seen = _stamp(self._home)
-            if seen != self._seen:
-                try:
+            try:
+                seen = _stamp(self._home)
+                if seen != self._seen:
                     self._index, self._seen = index_home(self._home), seen
-                except (ScaleOTError, OSError):  # in the middle of a change: what was read before is whole
-                    return self._index
+            except (ScaleOTError, OSError):  # in the middle of a change: what was read before is whole
+                return self._index
             return self._index
 
 

@@ -1,6 +1,9 @@
 """What a service gives of a home: all that is published and granted, as soon as it is, and nothing in between."""
 
 import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,26 @@ def test_a_repository_that_cannot_be_read_leaves_the_index_as_it_was(home: Path)
     (home / "timestamp.json").rename(home / "repository" / "metadata" / "timestamp.json")
     os.utime(home / "repository" / "metadata")
     assert index().newest == before.newest
+
+
+def test_folders_that_vanish_while_they_are_looked_through_fail_no_request(home: Path) -> None:
+    index, grants, is_over = published_index(home), home / "grants", threading.Event()
+    before = index()
+
+    def churn() -> None:
+        while not is_over.is_set():
+            for number in range(8):
+                (grants / f"passing-{number}" / "below").mkdir(parents=True)
+            for number in range(8):
+                shutil.rmtree(grants / f"passing-{number}")
+
+    with ThreadPoolExecutor(1) as pool:
+        churned = pool.submit(churn)
+        try:
+            assert all(index().newest == before.newest for _ in range(400))
+        finally:
+            is_over.set()
+            churned.result()
 
 
 def test_what_lies_there_besides_is_not_served(home: Path) -> None:
