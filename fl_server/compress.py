@@ -1,5 +1,7 @@
 """The model owner's first stage: load the full model, find what matters in it, build the emulator."""
 
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -58,6 +60,21 @@ def chosen_devices(choice: str, num_gpus: int) -> tuple[torch.device, ...]:
 def needs_importance(section: EmulatorSection) -> bool:
     """Tells whether the builder or the adapter rule asks for importance scores."""
     return section.builder in ("scaleot", "importance_drop") or section.adapter_rule == "most_important"
+
+
+def disclosure_basis(run: RunFile, reporter: Reporter) -> str:
+    """Names what chooses the ranks and channels that a run file's emulator keeps, as ``Revealed.basis`` has it.
+
+    The weights alone, or else SHA-256, in hex, over the public text and the settings that choose with it.
+    """
+    section, importance = run.emulator, run.importance
+    is_pruned = section.builder == "gradot"
+    if section.rank_criterion == "weight" and not is_pruned:
+        return "weights"
+    text = hashlib.sha256(asset_or_path(importance.text, reporter).read_bytes()).hexdigest()
+    chosen_by = section.loss_increase_weight if is_pruned else section.rank_criterion
+    settings = [text, importance.block_tokens, section.public_blocks, chosen_by]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
 class Workbench:

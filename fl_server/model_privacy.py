@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fl_server.compress import public_blocks
+from fl_server.compress import disclosure_basis, public_blocks
 from fl_server.data import Data
 from scaleot_core.compression.emulator import Emulator
-from scaleot_core.compression.plan import LayerPlan
 from scaleot_core.evaluation import Metrics
-from scaleot_core.model_privacy.disclosure import disclosed_union, verbatim_share, what_would_be_new
+from scaleot_core.model_privacy.disclosure import Revealed, disclosed_union, verbatim_share, what_would_be_new
 from scaleot_core.model_privacy.disclosure_record import DisclosedEmulator, read_disclosure, record_disclosure
 from scaleot_core.model_privacy.floors import measure_floors
 from scaleot_core.model_privacy.healing import HealingPoint, HealingSettings, heal_emulator
@@ -38,16 +37,20 @@ class Target:
     """The full model's, on the held-out records."""
 
 
-def warn_of_disclosure(run: RunFile, full: LanguageModel, plan: LayerPlan, reporter: Reporter) -> None:
-    """Says, before an emulator leaves, of which layers it would reveal more than the recorded ones before it.
+def disclosure_record(run: RunFile) -> Path | None:
+    """Returns the directory in which a run file's emulators add up, if it names one."""
+    directory = run.model_privacy.disclosure_record
+    return Path(directory) if directory else None
+
+
+def warn_of_disclosure(record: Path | None, full: LanguageModel, revealed: Revealed, reporter: Reporter) -> None:
+    """Says, before an emulator leaves, of which layers it would reveal more than those in the record did.
 
     Raises:
         InputError: the record cannot be read.
     """
-    if not run.model_privacy.disclosure_record:
-        return
-    before = read_disclosure(Path(run.model_privacy.disclosure_record), full.digest).plans
-    indices = [str(one.after.index) for one in what_would_be_new(before, plan)] if before else []
+    before = read_disclosure(record, full.digest).revealed if record else ()
+    indices = [str(one.after.index) for one in what_would_be_new(before, revealed)] if before else []
     if indices:
         reporter.note(f"warning: more of layers {', '.join(indices)} leaves than with the emulators before this one")
 
@@ -73,7 +76,7 @@ def measure_model_privacy(run: RunFile, target: Target, data: Data, reporter: Re
         strong = healing[0].tuned  # the same attack on the same copy
     elif tuning:
         strong = tune_whole_emulator(target.emulator, tuning, data.test, seed=seed, reporter=reporter)
-    disclosure = _disclose(run, target)
+    disclosure = _disclose(run, target, reporter)
     return ReportedModelPrivacy(floors, strong, healing, disclosure, time.monotonic() - started)
 
 
@@ -103,16 +106,17 @@ def _heal(
     )
 
 
-def _disclose(run: RunFile, target: Target) -> ReportedDisclosure:
-    directory, plan = run.model_privacy.disclosure_record, target.emulator.plan
-    plans: tuple[LayerPlan, ...] = (plan,)
-    before: tuple[LayerPlan, ...] = ()
-    if directory:
-        left = DisclosedEmulator(target.digest, datetime.now(UTC).date(), plan)
-        recorded = record_disclosure(Path(directory), target.full.digest, left)
-        plans = recorded.plans
-        before = tuple(one.plan for one in recorded.emulators if one.digest != target.digest)
-    union = disclosed_union(plans, len(plan.layers))
+def _disclose(run: RunFile, target: Target, reporter: Reporter) -> ReportedDisclosure:
+    record, plan = disclosure_record(run), target.emulator.plan
+    revealed = Revealed(plan, disclosure_basis(run, reporter))
+    out: tuple[Revealed, ...] = (revealed,)
+    before: tuple[Revealed, ...] = ()
+    if record:
+        left = DisclosedEmulator(target.digest, datetime.now(UTC).date(), revealed)
+        recorded = record_disclosure(record, target.full.digest, left)
+        out = recorded.revealed
+        before = tuple(one.revealed for one in recorded.emulators if one.digest != target.digest)
+    union = disclosed_union(out, len(plan.layers))
     share = verbatim_share(union, count_parameters(target.full))
-    new = what_would_be_new(before, plan) if before else ()
-    return ReportedDisclosure(bool(directory), len(plans), share, union, new)
+    new = what_would_be_new(before, revealed) if before else ()
+    return ReportedDisclosure(record is not None, len(out), share, union, new)

@@ -40,6 +40,7 @@ from scaleot_core.compression.plan import LayerPlan
 from scaleot_core.errors import InputError
 
 SEALED_DIRECTORY, BUNDLE_DIRECTORY, IMPORTANCE_DIRECTORY = "sealed", "bundle", "importance"
+DISCLOSURE_DIRECTORY = "disclosure"
 PLAIN_PREFIX = ".plain-"
 """Of the directory that holds an emulator's plaintext while it is being sealed."""
 _REMOVED_SUFFIX = ".removed.partial"

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fl_server.compress import Workbench, load_full_model, needs_importance
-from fl_server.model_privacy import warn_of_disclosure
+from fl_server.compress import Workbench, disclosure_basis, load_full_model, needs_importance
+from fl_server.model_privacy import disclosure_record, warn_of_disclosure
 from fl_server.owner import INITIAL_ADAPTER_FILE
 from fl_server.reference import adapter_spec
 from fl_server.sealed_versions import (
     BUNDLE_DIRECTORY,
     DATA_KEY_FILE,
+    DISCLOSURE_DIRECTORY,
     IMPORTANCE_DIRECTORY,
     PLAIN_PREFIX,
     RUN_FILE,
@@ -33,6 +34,7 @@ from scaleot_core.compression.importance_store import save_importance
 from scaleot_core.compression.plan import LayerPlan
 from scaleot_core.config import to_toml
 from scaleot_core.federation.validation import encode_tensors
+from scaleot_core.model_privacy.disclosure import Revealed
 from scaleot_core.model_privacy.disclosure_record import DisclosedEmulator, record_disclosure
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
@@ -48,10 +50,15 @@ class Compressed:
     importance: ImportanceReport | None
     """None where the builder needs no scores."""
     described: EmulatorReport
+    revealed: Revealed
 
 
-def compress(run: RunFile, full: LanguageModel, watch: Stopwatch, reporter: Reporter) -> Compressed:
+def compress(
+    run: RunFile, full: LanguageModel, watch: Stopwatch, reporter: Reporter, *, record: Path | None
+) -> Compressed:
     """Scores the layers of a model where the run file's builder asks for it, and builds the emulator.
+
+    A warning is given where it would reveal more than what stands in the ``record`` of disclosure.
 
     Raises:
         InputError: the run file's text or plan does not fit the model, or the record of disclosure cannot be read.
@@ -63,8 +70,9 @@ def compress(run: RunFile, full: LanguageModel, watch: Stopwatch, reporter: Repo
             importance = workbench.importance()
     with watch.stage("build"):
         emulator = workbench.build(run.emulator)
-        warn_of_disclosure(run, full, emulator.plan, reporter)
-        return Compressed(emulator, importance, describe_emulator(emulator, full))
+        revealed = Revealed(emulator.plan, disclosure_basis(run, reporter))
+        warn_of_disclosure(record, full, revealed, reporter)
+        return Compressed(emulator, importance, describe_emulator(emulator, full), revealed)
 
 
 def initial_adapter(run: RunFile, full: LanguageModel, plan: LayerPlan) -> tuple[AdapterSpec, TensorDict]:
@@ -103,8 +111,8 @@ def seal_version(
 ) -> SealedVersion:
     """Makes the emulator of a run file and seals it into the model owner's home as its next version, or as ``version``.
 
-    Nothing is left of a version that fails. ``lifetime`` runs from the moment of sealing. Where the run file keeps a
-    record of disclosure, the emulator stands in it before it stands in the home.
+    Nothing is left of a version that fails. ``lifetime`` runs from the moment of sealing. The emulator stands in the
+    record of disclosure before it stands in the home, where that record lies unless the run file names another place.
 
     Raises:
         InputError: the run file's model or text cannot be used, or the version is not above every one that is there.
@@ -112,7 +120,8 @@ def seal_version(
     """
     with next_version(home, version) as (directory, number):
         full = load_full_model(run.model, reporter)
-        made = compress(run, full, Stopwatch(), reporter)
+        disclosed = disclosure_record(run) or home / DISCLOSURE_DIRECTORY
+        made = compress(run, full, Stopwatch(), reporter, record=disclosed)
         spec, initial = initial_adapter(run, full, made.emulator.plan)
         reporter.note(f"sealing version {number}")
         with new_directory(directory) as building:
@@ -122,9 +131,8 @@ def seal_version(
             write_synced(building / RUN_FILE, to_toml(run).encode(), mode=0o600)
             if made.importance is not None:
                 save_importance(made.importance, building / IMPORTANCE_DIRECTORY)
-            if run.model_privacy.disclosure_record:
-                left = DisclosedEmulator(record.digest, datetime.now(UTC).date(), made.emulator.plan)
-                record_disclosure(Path(run.model_privacy.disclosure_record), full.digest, left)
+            left = DisclosedEmulator(record.digest, datetime.now(UTC).date(), made.revealed)
+            record_disclosure(disclosed, full.digest, left)
     return read_sealed(home, number)
 
 

@@ -12,7 +12,7 @@ from fl_server.data import Data, read_data
 from fl_server.failure_logs import explained_failures
 from fl_server.flower_simulation import run_with_flower
 from fl_server.in_process import run_in_process
-from fl_server.model_privacy import Target, measure_model_privacy
+from fl_server.model_privacy import Target, disclosure_record, measure_model_privacy
 from fl_server.owner import (
     CanarySettings,
     RoundRecord,
@@ -148,7 +148,8 @@ def simulate(run: RunFile, directory: Path, reporter: Reporter) -> Report:
 
 def _compress(session: _Session) -> _Compressed:
     run, workspace = session.run, session.workspace
-    made = compress(run, session.full, session.watch, session.reporter)
+    record = disclosure_record(run)
+    made = compress(run, session.full, session.watch, session.reporter, record=record)
     if made.importance is not None:
         save_importance(made.importance, session.directory / "importance")
     with session.watch.stage("seal"):

@@ -1,11 +1,14 @@
 """What has left of a model when several emulators of it did: the union of what each one reveals, layer by layer.
 
-A plan says what an emulator holds of each original layer, so a plan is all that has to be remembered of an emulator.
+A plan says how much an emulator holds of each original layer, and its basis which part: both are all that has to be
+remembered of an emulator.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import reduce
 
 from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
 from scaleot_core.errors import ModelError
@@ -27,15 +30,28 @@ _ORDER = tuple(DisclosureLevel)
 
 
 @dataclass(frozen=True)
+class Revealed:
+    """What an emulator holds of the full model."""
+
+    plan: LayerPlan
+    basis: str
+    """What chose the ranks and channels that were kept, by any name: the weights alone, or a public text and settings.
+
+    Of two emulators with one basis the higher share holds all of the lower. With two bases it does not: each keeps
+    another part of a matrix, and two halves can be the whole.
+    """
+
+
+@dataclass(frozen=True)
 class DisclosedLayer:
     """What is out of one original layer; the two shares say how much of a compressed one."""
 
     index: int
     level: DisclosureLevel
     attention_rank_share: float = 0.0
-    """The largest share of the rank of its attention matrices that any emulator kept."""
+    """Of the rank of its attention matrices: in each basis the largest share, added up over the bases, at most 1."""
     feed_forward_share: float = 0.0
-    """The largest share of its feed-forward part: of the rank, times that of the channels."""
+    """Likewise of its feed-forward part: the share of the rank, times that of the channels."""
 
     def reveals_more_than(self, other: "DisclosedLayer") -> bool:
         """Tells whether anything of the layer is out here that is not out in ``other``."""
@@ -55,22 +71,28 @@ class NewDisclosure:
     """Before and plan together."""
 
 
-def disclosed_union(plans: Sequence[LayerPlan], num_layers: int) -> tuple[DisclosedLayer, ...]:
-    """Returns what emulators of these plans, all of one model, reveal together of every original layer.
+def disclosed_union(emulators: Sequence[Revealed], num_layers: int) -> tuple[DisclosedLayer, ...]:
+    """Returns what these emulators, all of one model, reveal together of every original layer.
 
-    The nearest matrices of two ranks are nested, so the higher rank holds all that the lower one does. A kept layer
-    counts as the original's own even where a builder trains it afterwards. Whether two emulators kept the same
-    channels no plan says: of channels, and of components chosen otherwise than by size, more can be out than this.
+    In one basis the matrices of two ranks are nested, so the higher rank holds all that the lower one does. Over
+    several bases shares add up, which is the most that can be out: two emulators at half the rank, each nearest in
+    output on a public text of its own, give the whole matrix back. A kept layer counts as the original's own even
+    where a builder trains it afterwards.
 
     Raises:
         ModelError: a plan is for another number of layers.
     """
-    union = [DisclosedLayer(index, DisclosureLevel.NOTHING) for index in range(num_layers)]
-    for plan in plans:
-        if len(plan.layers) != num_layers:
-            raise ModelError(f"a plan is for {len(plan.layers)} layers, the model has {num_layers}: not its emulator's")
-        union = [_joined(known, _disclosed(planned)) for known, planned in zip(union, plan.layers, strict=True)]
-    return tuple(union)
+    nothing = [DisclosedLayer(index, DisclosureLevel.NOTHING) for index in range(num_layers)]
+    by_basis: dict[str, list[DisclosedLayer]] = {}
+    for emulator in emulators:
+        layers = emulator.plan.layers
+        if len(layers) != num_layers:
+            raise ModelError(f"a plan is for {len(layers)} layers, the model has {num_layers}: not its emulator's")
+        known = by_basis.get(emulator.basis, nothing)
+        by_basis[emulator.basis] = [
+            _joined(one, _disclosed(planned)) for one, planned in zip(known, layers, strict=True)
+        ]
+    return tuple(_added_up(alike) for alike in zip(*by_basis.values(), strict=True)) if by_basis else tuple(nothing)
 
 
 def verbatim_share(union: Sequence[DisclosedLayer], counts: ParameterCounts) -> float:
@@ -85,16 +107,16 @@ def verbatim_share(union: Sequence[DisclosedLayer], counts: ParameterCounts) -> 
     return (counts.outside + inside) / counts.total
 
 
-def what_would_be_new(plans: Sequence[LayerPlan], plan: LayerPlan) -> tuple[NewDisclosure, ...]:
-    """Returns the layers of which an emulator of ``plan`` would reveal more than those of ``plans`` did.
+def what_would_be_new(emulators: Sequence[Revealed], one: Revealed) -> tuple[NewDisclosure, ...]:
+    """Returns the layers of which ``one`` would reveal more than ``emulators`` did.
 
-    Without earlier plans everything is new.
+    Without earlier ones everything is new.
 
     Raises:
         ModelError: the plans are for different numbers of layers.
     """
-    num_layers = len(plan.layers)
-    before, after = disclosed_union(plans, num_layers), disclosed_union((*plans, plan), num_layers)
+    num_layers = len(one.plan.layers)
+    before, after = disclosed_union(emulators, num_layers), disclosed_union((*emulators, one), num_layers)
     pairs = zip(before, after, strict=True)
     return tuple(NewDisclosure(old, new) for old, new in pairs if new.reveals_more_than(old))
 
@@ -115,6 +137,16 @@ def _disclosed(planned: PlannedLayer) -> DisclosedLayer:
 def _of_shares(index: int, attention: float, feed_forward: float) -> DisclosedLayer:
     level = DisclosureLevel.EXACT if attention == feed_forward == 1.0 else DisclosureLevel.COMPRESSED
     return DisclosedLayer(index, level, attention, feed_forward)
+
+
+def _added_up(alike: Sequence[DisclosedLayer]) -> DisclosedLayer:
+    """Returns what is out of one layer by what is out of it in each basis."""
+    attention = min(math.fsum(layer.attention_rank_share for layer in alike), 1.0)
+    feed_forward = min(math.fsum(layer.feed_forward_share for layer in alike), 1.0)
+    most = reduce(_joined, alike)
+    if most.level is DisclosureLevel.COMPRESSED:
+        return _of_shares(most.index, attention, feed_forward)
+    return most
 
 
 def _joined(one: DisclosedLayer, other: DisclosedLayer) -> DisclosedLayer:

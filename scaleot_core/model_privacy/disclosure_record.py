@@ -1,7 +1,8 @@
 """The owner's record of the emulators of one model that have left: a JSON file named by the model's digest.
 
-``{"format": "scaleot.disclosure/1", "model": SHA-256, "emulators": [{"digest", "date", "layers"}]}``, the layers as
-``LayerPlan.to_json`` gives them: index, role, and the share of rank that was kept.
+``{"format": "scaleot.disclosure/1", "model": SHA-256, "emulators": [{"digest", "date", "basis", "layers"}]}``, the
+layers as ``LayerPlan.to_json`` gives them: index, role, and the share of rank that was kept. An entry without a basis,
+as earlier ones are, has one of its own.
 """
 
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scaleot_core.bundle.files import replace_file
 from scaleot_core.compression.plan import LayerPlan
 from scaleot_core.errors import InputError, ModelError, OutputError
+from scaleot_core.model_privacy.disclosure import Revealed
 
 _STRICT = ConfigDict(frozen=True, strict=True, extra="forbid")
 _Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -28,7 +30,7 @@ class DisclosedEmulator:
     """SHA-256, in hex, of its bundle's manifest, or whatever else names it for good."""
     day: date
     """When it left, as the caller says."""
-    plan: LayerPlan
+    revealed: Revealed
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,22 @@ class DisclosureRecord:
     emulators: tuple[DisclosedEmulator, ...] = ()
 
     @property
-    def plans(self) -> tuple[LayerPlan, ...]:
-        """The plans of the emulators."""
-        return tuple(emulator.plan for emulator in self.emulators)
+    def revealed(self) -> tuple[Revealed, ...]:
+        """What each of them holds."""
+        return tuple(emulator.revealed for emulator in self.emulators)
 
 
 class _EmulatorEntry(BaseModel):
     model_config = _STRICT
     digest: _Digest
     date: date
+    basis: str | None = None
     layers: list[dict[str, Any]]
+
+    def to_emulator(self) -> DisclosedEmulator:
+        return DisclosedEmulator(
+            self.digest, self.date, Revealed(LayerPlan.from_json(self.layers), self.basis or self.digest)
+        )
 
 
 class _RecordFile(BaseModel):
@@ -79,7 +87,7 @@ def read_disclosure(directory: Path, model_digest: str) -> DisclosureRecord:
         raise _unreadable(path, error.strerror or str(error)) from error
     try:
         file = _RecordFile.model_validate_json(content)
-        entries = [DisclosedEmulator(one.digest, one.date, LayerPlan.from_json(one.layers)) for one in file.emulators]
+        entries = [entry.to_emulator() for entry in file.emulators]
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors()]
         raise _unreadable(path, "; ".join(faults[:3])) from error
@@ -114,7 +122,10 @@ def record_disclosure(directory: Path, model_digest: str, emulator: DisclosedEmu
 
 
 def _write(path: Path, record: DisclosureRecord) -> None:
-    entries = [_EmulatorEntry(digest=one.digest, date=one.day, layers=one.plan.to_json()) for one in record.emulators]
+    entries = [
+        _EmulatorEntry(digest=one.digest, date=one.day, basis=one.revealed.basis, layers=one.revealed.plan.to_json())
+        for one in record.emulators
+    ]
     text = _RecordFile(model=record.model_digest, emulators=entries).model_dump_json(indent=1)
     replace_file(path, f"{text}\n".encode(), mode=0o600)
 

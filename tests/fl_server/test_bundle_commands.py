@@ -150,6 +150,8 @@ def test_seal_makes_the_next_version_with_everything_that_the_run_needs(made: Ma
     assert {path.name for path in (made.home / "sealed").iterdir()} == {"1", "2", "lock"}, "no plaintext stays"
     first, second = (made.home / "sealed" / number / "data.key" for number in ("1", "2"))
     assert first.read_bytes() != second.read_bytes(), "a revoked member's data key opens no later version"
+    [disclosure] = (made.home / "disclosure").glob("disclosure-*.json")
+    assert record["digest"] in disclosure.read_text() and disclosure.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("version", [1, 0])

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from fl_server.compress import Workbench, load_full_model
+from fl_server.compress import Workbench, disclosure_basis, load_full_model
 from fl_server.data import read_data
 from fl_server.model_privacy import Target, measure_model_privacy, warn_of_disclosure
 from fl_server.simulation import simulate
 from scaleot_core.compression.plan import LayerRole
 from scaleot_core.errors import InputError
 from scaleot_core.evaluation import evaluate
+from scaleot_core.model_privacy.disclosure import Revealed
 from scaleot_core.model_privacy.disclosure_record import read_disclosure, record_path
 from scaleot_core.model_privacy.floors import MajorityFloor
 from scaleot_core.progress import LogReporter, SilentReporter
@@ -101,9 +102,10 @@ def test_emulators_of_one_model_add_up_and_one_that_reveals_more_is_warned_of(ma
     whole = run.model_copy(update={"emulator": run.emulator.model_copy(update={"replaced_layer_share": 0.0})})
     full, stream = load_full_model(run.model, SILENT), io.StringIO()
     plans = [Workbench(full, each, SILENT).build(each.emulator).plan for each in (run, whole)]
-    warn_of_disclosure(run, full, plans[0], LogReporter(stream))
+    basis = disclosure_basis(run, SILENT)
+    warn_of_disclosure(tmp_path / "owner", full, Revealed(plans[0], basis), LogReporter(stream))
     assert stream.getvalue() == ""
-    warn_of_disclosure(run, full, plans[1], LogReporter(stream))
+    warn_of_disclosure(tmp_path / "owner", full, Revealed(plans[1], basis), LogReporter(stream))
     [dropped] = plans[0].indices(LayerRole.DROPPED)
     assert stream.getvalue().startswith(f"warning: more of layers {dropped} leaves than")
     more = measured(whole, "03" * 32).disclosure
@@ -115,7 +117,7 @@ def test_without_a_record_nothing_is_warned_of(material: Path) -> None:
     run, stream = run_file(material), io.StringIO()
     full = load_full_model(run.model, SILENT)
     plan = Workbench(full, run, SILENT).build(run.emulator).plan
-    warn_of_disclosure(run, full, plan, LogReporter(stream))
+    warn_of_disclosure(None, full, Revealed(plan, "weights"), LogReporter(stream))
     assert stream.getvalue() == ""
 
 
@@ -126,3 +128,21 @@ def test_a_record_that_cannot_be_read_stops_the_run_before_the_emulator_leaves(m
     with pytest.raises(InputError, match="Put back a copy"):
         simulate(run, tmp_path / "out", SILENT)
     assert not (tmp_path / "out" / "bundle").exists()
+
+
+def test_a_basis_is_the_text_and_the_settings_that_choose_by_it(material: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("another text")
+    other = f"importance.text={tmp_path / 'other.txt'}"
+
+    def basis(*overrides: str) -> str:
+        return disclosure_basis(run_file(material, *overrides), SILENT)
+
+    by_weight = "emulator.rank_criterion=weight"
+    assert basis(by_weight) == basis(by_weight, other) == "weights"
+    assert basis() == basis("emulator.removed_rank_share=0.3", "seed=5")
+    different = [basis(), basis(other), basis("emulator.public_blocks=9"), basis("importance.block_tokens=17")]
+    pruned = [
+        basis("emulator.builder=gradot", by_weight),
+        basis("emulator.builder=gradot", "emulator.loss_increase_weight=3"),
+    ]
+    assert len({*different, *pruned, "weights"}) == 7

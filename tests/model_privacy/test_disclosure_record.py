@@ -6,6 +6,7 @@ import pytest
 
 from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
 from scaleot_core.errors import InputError, OutputError
+from scaleot_core.model_privacy.disclosure import Revealed
 from scaleot_core.model_privacy.disclosure_record import (
     DisclosedEmulator,
     DisclosureRecord,
@@ -19,18 +20,21 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "disclosure-1"
 FIRST = DisclosedEmulator(
     "01" * 32,
     date(2026, 3, 1),
-    LayerPlan(
-        (
-            PlannedLayer(0, LayerRole.ADAPTER),
-            PlannedLayer(1, LayerRole.KEPT, 0.25, kept_channel_share=0.5),
-            PlannedLayer(2, LayerRole.SHARED, shared_from=1),
-        )
+    Revealed(
+        LayerPlan(
+            (
+                PlannedLayer(0, LayerRole.ADAPTER),
+                PlannedLayer(1, LayerRole.KEPT, 0.25, kept_channel_share=0.5),
+                PlannedLayer(2, LayerRole.SHARED, shared_from=1),
+            )
+        ),
+        "weights",
     ),
 )
 SECOND = DisclosedEmulator(
     "02" * 32,
     date(2026, 4, 30),
-    LayerPlan(tuple(PlannedLayer(i, LayerRole.REPLACED) for i in range(3))),
+    Revealed(LayerPlan(tuple(PlannedLayer(i, LayerRole.REPLACED) for i in range(3))), "weights"),
 )
 
 
@@ -43,7 +47,7 @@ def test_emulators_add_up_on_disk_in_their_order_and_models_do_not_mix(tmp_path:
     assert record_disclosure(directory, MODEL, FIRST).emulators == (FIRST,)
     assert record_disclosure(directory, MODEL, SECOND).emulators == (FIRST, SECOND)
     assert read_disclosure(directory, MODEL) == DisclosureRecord(MODEL, (FIRST, SECOND))
-    assert read_disclosure(directory, MODEL).plans == (FIRST.plan, SECOND.plan)
+    assert read_disclosure(directory, MODEL).revealed == (FIRST.revealed, SECOND.revealed)
     assert read_disclosure(directory, "cd" * 32).emulators == ()
     assert not [path for path in directory.iterdir() if path.suffix not in (".json", ".lock")]
 
@@ -57,7 +61,7 @@ def test_an_emulator_that_is_recorded_already_changes_nothing(tmp_path: Path) ->
 
 def test_writers_that_record_at_once_all_stay_recorded(tmp_path: Path) -> None:
     def record(number: int) -> None:
-        record_disclosure(tmp_path, MODEL, DisclosedEmulator(f"{number:064x}", date(2026, 1, 1), FIRST.plan))
+        record_disclosure(tmp_path, MODEL, DisclosedEmulator(f"{number:064x}", date(2026, 1, 1), FIRST.revealed))
 
     with ThreadPoolExecutor(8) as writers:
         list(writers.map(record, range(16)))
@@ -99,5 +103,8 @@ def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> N
         record_disclosure(tmp_path / "file", MODEL, FIRST)
 
 
-def test_the_golden_record_still_opens() -> None:
-    assert read_disclosure(GOLDEN, MODEL) == DisclosureRecord(MODEL, (FIRST, SECOND))
+def test_the_golden_record_still_opens_and_its_emulators_of_unknown_basis_have_one_each() -> None:
+    golden = read_disclosure(GOLDEN, MODEL)
+    assert [(one.digest, one.day, one.revealed) for one in golden.emulators] == [
+        (one.digest, one.day, Revealed(one.revealed.plan, one.digest)) for one in (FIRST, SECOND)
+    ]
