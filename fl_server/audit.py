@@ -4,12 +4,12 @@ import math
 from dataclasses import replace
 from typing import Final
 
-from fl_server.privacy import asked_training
+from fl_server.privacy import asked_training, budget_of
 from scaleot_core.errors import InputError
 from scaleot_core.privacy.accountant import epsilon_of
 from scaleot_core.privacy.audit import AuditReport, audit_mechanism
 from scaleot_core.privacy.canaries import CANARY_NORM, canary_task, check_can_be_audited
-from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, mechanism_for_round, round_event
+from scaleot_core.privacy.private_rounds import AskedTraining, mechanism_for_round, round_event
 from scaleot_core.progress import Reporter
 from scaleot_core.run_file import RunFile
 
@@ -36,7 +36,9 @@ def audit(run: RunFile, *, canaries: int, confidence: float, reporter: Reporter)
             "--set privacy.mechanism=dp-sgd"
         )
     round_asked = _round_of_canaries(asked, canaries)
-    budget = PrivacyBudget(run.privacy.epsilon, run.privacy.delta)
+    budget = budget_of(run)
+    if budget.noise_multiplier is not None:  # the claim is then what that noise gives, whatever the budget
+        budget = replace(budget, epsilon=math.inf)
     event = round_event(round_asked, canaries, budget)
     mechanism = check_can_be_audited(
         mechanism_for_round(round_asked, event, round_number=1, batch_seed=0, recomputes_activations=False)

@@ -178,7 +178,7 @@ class Collection:
                 raise _rejected(assignment, Reason.ERROR, "an update", f"a refusal: {said.code}")
             update = validate_update(said, expected)
             if server.settings.asked_training is not None and update.privacy is not None:
-                promised_event(server.settings.asked_training, update.client, update.privacy)
+                promised_event(server.settings.asked_training, update.client, update.privacy, update.num_examples)
                 server.check_ledger_went_on(update.client, update.privacy, round_number=self.round.number)
         except UpdateRejectedError as error:
             return replace(word, code=error.reason, detail=_detail(error))

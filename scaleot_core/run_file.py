@@ -194,14 +194,14 @@ class PrivacySection(Section):
     epsilon: float = Field(8.0, gt=0, description="every data owner's budget, over all rounds")
     delta: float = Field(1e-5, gt=0, lt=1, description="less than one over the records of the smallest data owner")
     max_grad_norm: float = Field(
-        1.0, gt=0, description="bound of one example; of update-gaussian and client-level, of an update"
+        1.0, ge=1e-9, le=1e9, description="bound of one example; of update-gaussian and client-level, of an update"
     )
     noise_multiplier: float = Field(
         0.0, ge=0, description="standard deviation over that bound; 0 takes the least that keeps the budget"
     )
     num_directions: int = Field(16, ge=1, le=4096, description="K of dpzero and lmo-dp")
     smoothing: float = Field(
-        0.05, gt=0, description="lambda of dpzero and lmo-dp: at 1e-3, the paper's, bfloat16's rounding hides the slope"
+        0.05, ge=1e-9, le=1e9, description="lambda of dpzero and lmo-dp: at 1e-3, the paper's, bfloat16's rounding hides the slope"
     )
 
 
@@ -322,6 +322,13 @@ class RunFile(Section):
     model_privacy: ModelPrivacySection = _section(ModelPrivacySection, "what can be made of the emulator")
     compare: CompareSection = _section(CompareSection, "what scaleot compare sets side by side")
     serve: ServeSection = _section(ServeSection, "where scaleot serve listens")
+
+    @model_validator(mode="after")
+    def _noise_fits(self) -> "RunFile":
+        if self.privacy.mechanism == "lmo-dp" and self.privacy.noise_multiplier:
+            fault = "0 under lmo-dp, whose noise has no single multiplier: it is calibrated to epsilon"
+            raise PydanticCustomError("scaleot", "{fault}", {"fault": fault, "key": "privacy.noise_multiplier"})
+        return self
 
     @model_validator(mode="after")
     def _aggregation_fits(self) -> "RunFile":

@@ -308,3 +308,8 @@ def test_whatever_else_is_wrong_the_server_refuses_as_everybody(tmp_path: Path) 
     with pytest.raises(RunFileError) as caught:
         read_run_file_elsewhere(path)
     assert len(caught.value.faults) == 2
+
+
+def test_lmo_dp_has_no_noise_multiplier() -> None:
+    with pytest.raises(RunFileError, match=r"privacy\.noise_multiplier.*calibrated"):
+        read_run_file(None, ["privacy.mechanism=lmo-dp", "privacy.noise_multiplier=1.0"])

@@ -80,11 +80,11 @@ class PrivacyRequest(BaseModel):
     mechanism: MechanismName
     rounds: Annotated[int, Field(ge=1)]
     """Planned in all: a client's budget is laid out for so many."""
-    max_grad_norm: Annotated[float, Field(gt=0)]
+    max_grad_norm: Annotated[float, Field(ge=1e-9, le=1e9)]
     """The bound of what one example adds; for ``update-gaussian`` that of the whole update."""
-    num_directions: Annotated[int, Field(ge=1)]
+    num_directions: Annotated[int, Field(ge=1, le=4096)]
     """K, of the mechanisms that send scalars."""
-    smoothing: Annotated[float, Field(gt=0)]
+    smoothing: Annotated[float, Field(ge=1e-9, le=1e9)]
     """How far they move the adapter along a direction, lambda."""
 
     @property

@@ -5,6 +5,7 @@ be bounded and must depend on that example alone. To skip the example's batch in
 world that it was there.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -53,6 +54,25 @@ def clip_vectors(vectors: NDArray[np.float64], max_norm: float, norm: Norm = "L2
     is_finite = np.isfinite(norms)
     factors = max_norm / np.maximum(np.where(is_finite, norms, max_norm), max_norm)
     return np.where(is_finite, factors * np.where(is_finite, vectors, 0.0), constant)
+
+
+def clip_to_cells(vectors: NDArray[np.float64], max_norm: float, norm: Norm, cells_per_unit: int) -> NDArray[np.int64]:
+    """Returns vectors (examples, coordinates), clipped and rounded towards zero to cells ``max_norm / cells_per_unit``.
+
+    Every row of the result has a norm of ``cells_per_unit`` at most, in integers and so beyond any rounding: with a
+    bound near the least number of all, which a server may ask for, products of floats are wrong by a multiple of it.
+    """
+    order = {"L1": 1, "L2": 2}[norm]
+    largest = np.max(np.abs(vectors), axis=1, keepdims=True, initial=0.0)
+    is_finite = np.isfinite(largest)
+    safe = np.where(is_finite, vectors, 0.0)
+    scale = np.where(is_finite & (largest > 0), largest, 1.0)
+    with np.errstate(over="ignore"):
+        norms = scale * np.linalg.norm(safe / scale, ord=order, axis=1, keepdims=True)
+        cells = np.trunc(safe / np.maximum(norms, max_norm) * cells_per_unit).astype(np.int64)
+    is_within = (np.abs(cells) ** order).sum(axis=1, keepdims=True) <= cells_per_unit**order
+    constant = math.floor(cells_per_unit / vectors.shape[1] ** (1 / order))
+    return np.where(is_finite & is_within, cells, constant)
 
 
 def clip_tensors(vector: TensorDict, max_norm: float) -> TensorDict:

@@ -79,8 +79,7 @@ def round_event(
         InputError: no noise keeps the budget, or a number is out of range.
     """
     request, noise = asked.privacy, NOISE_OF[asked.privacy.mechanism]
-    is_sampled = request.mechanism != UpdateGaussian.name
-    sample_rate = min(1.0, asked.batch_size / max(num_examples, 1)) if is_sampled else 1.0
+    sample_rate = _sample_rate(asked, num_examples)
     if budget.noise_multiplier is not None:
         parameters = {"noise_multiplier": budget.noise_multiplier}
         if noise == "discrete-gaussian":
@@ -97,6 +96,12 @@ def round_event(
         spent=spent,
     )
     return PrivacyEvent(noise, whole_run.parameters, sample_rate, releases)
+
+
+def _sample_rate(asked: AskedTraining, num_examples: int) -> float:
+    if asked.privacy.mechanism == UpdateGaussian.name:
+        return 1.0
+    return min(1.0, asked.batch_size / max(num_examples, 1))
 
 
 def mechanism_for_round(
@@ -160,19 +165,31 @@ def named_event(release: PrivateRelease) -> PrivacyEvent:
     return PrivacyEvent(release.noise, release.parameters, release.sample_rate, release.count)
 
 
-def promised_event(asked: AskedTraining, client: str, release: PrivateRelease) -> PrivacyEvent:
+def promised_event(asked: AskedTraining, client: str, release: PrivateRelease, num_examples: int) -> PrivacyEvent:
     """Returns what an update's noise costs by the client's own words, if they fit what was asked.
 
     A promise, not a proof: nobody but the client sees its noise.
 
     Raises:
-        UpdateRejectedError: the noise is another mechanism's, or there are more or fewer releases than were asked for.
+        UpdateRejectedError: the noise is another mechanism's or on another lattice, there are more or fewer releases
+            than were asked for, or the sampling is not that of ``num_examples`` records.
     """
     wanted = (NOISE_OF[asked.privacy.mechanism], asked.releases_per_round)
     if (release.noise, release.count) != wanted:
         expected = f"{wanted[1]} releases under {wanted[0]} noise"
         got = f"{release.count} under {release.noise}"
         raise UpdateRejectedError(Reason.PRIVACY, client=client, expected=expected, got=got)
+    fixed = {"sample_rate": _sample_rate(asked, num_examples)}
+    if wanted[0] == "discrete-gaussian":
+        fixed["cells_per_unit"] = CELLS_PER_UNIT
+    if wanted[0] == "lmo":
+        fixed["dimension"] = float(asked.privacy.num_directions)
+    said = {"sample_rate": release.sample_rate, **release.parameters}
+    for name, value in fixed.items():
+        if said.get(name) != value:
+            raise UpdateRejectedError(
+                Reason.PRIVACY, client=client, expected=f"{name} {value:.9g}", got=str(said.get(name))
+            )
     try:
         return named_event(release)
     except InputError as error:

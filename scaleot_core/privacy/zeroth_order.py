@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.errors import InputError
-from scaleot_core.privacy.clipping import clip_vectors
+from scaleot_core.privacy.clipping import clip_to_cells
 from scaleot_core.privacy.directions import AdapterVector, direction
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
 from scaleot_core.privacy.losses import example_losses
@@ -110,8 +110,7 @@ def sum_clipped_cells(
     integers, so that an example more or less moves them by its own vector exactly.
     """
     vectors = example_differences(settings, task, sample, index) / math.sqrt(settings.num_directions)
-    clipped = clip_vectors(vectors, settings.max_grad_norm, norm)
-    cells: NDArray[np.int64] = np.trunc(clipped / settings.max_grad_norm * CELLS_PER_UNIT).astype(np.int64)
+    cells = clip_to_cells(vectors, settings.max_grad_norm, norm, int(CELLS_PER_UNIT))
     total: NDArray[np.int64] = cells.sum(axis=0)
     return total
 

@@ -1,5 +1,6 @@
 """``scaleot audit``, as it is typed."""
 
+import io
 import json
 from importlib.metadata import EntryPoint
 
@@ -8,7 +9,7 @@ import pytest
 from fl_server.audit import audit
 from scaleot_core.cli import run
 from scaleot_core.config import read_run_file
-from scaleot_core.progress import SilentReporter
+from scaleot_core.progress import LogReporter, SilentReporter
 
 AUDIT = [EntryPoint("audit", "fl_server.commands:audit", "scaleot.verbs")]
 SMALL = ("--canaries", "60", "--set", "privacy.epsilon=1.0", "--set")
@@ -44,6 +45,14 @@ def test_every_canary_is_in_every_step_and_the_whole_budget_in_one_round() -> No
     settings = read_run_file(None, ["privacy.mechanism=dp-sgd", "privacy.epsilon=2.0", "federation.rounds=50"])
     found = audit(settings, canaries=20, confidence=0.95, reporter=SilentReporter())
     assert 1.99 < found.claimed_epsilon <= 2.0
+
+
+def test_a_run_files_own_noise_is_the_one_that_is_audited() -> None:
+    stream = io.StringIO()
+    settings = read_run_file(None, ["privacy.mechanism=dp-sgd", "privacy.epsilon=0.5", "privacy.noise_multiplier=3.0"])
+    found = audit(settings, canaries=20, confidence=0.95, reporter=LogReporter(stream))
+    assert "noise 3 times the bound" in stream.getvalue()
+    assert found.claimed_epsilon > 0.5
 
 
 def test_a_refuted_claim_has_an_exit_code_of_its_own(

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaleot_core.privacy.clipping import clip_tensors, clip_vectors, clipped_sum
+from scaleot_core.privacy.clipping import clip_tensors, clip_to_cells, clip_vectors, clipped_sum
+from scaleot_core.privacy.noise_ranges import Norm
 from tests.support.private_tasks import flat
 
 numbers = st.floats(width=32, allow_nan=True, allow_infinity=True)
@@ -75,3 +76,22 @@ def test_an_update_is_clipped_as_one_vector() -> None:
     update = {"a": torch.tensor([3.0, 0.0], dtype=torch.float64), "b": torch.tensor([[4.0]], dtype=torch.float64)}
     assert norm_of(clip_tensors(update, 0.5)) == pytest.approx(0.5, rel=1e-12)
     assert clip_tensors(update, 9.0)["b"].tolist() == [[4.0]]
+
+
+@pytest.mark.parametrize("norm", ["L1", "L2"])
+@pytest.mark.parametrize("bound", [5e-324, 2.5e-323, 1e-310, 1e-9, 1.0, 1e9, 1e300])
+def test_cells_keep_the_bound_to_the_last_one_at_every_bound_that_there_is(norm: Norm, bound: float) -> None:
+    generator = np.random.default_rng(0)
+    rows = [np.full(256, 0.504), generator.normal(size=256), 1e-200 * generator.normal(size=256), np.full(256, bound)]
+    rows += [1e200 * generator.normal(size=256), np.full(256, math.nan), np.array([math.inf, *[1.0] * 255])]
+    cells = clip_to_cells(np.array(rows), bound, norm, 1 << 16)
+    order = int(norm[1])
+    assert all(sum(abs(cell) ** order for cell in row) <= (1 << 16) ** order for row in cells.tolist())
+
+
+def test_cells_of_a_vector_within_the_bound_are_its_share_of_it_rounded_towards_zero() -> None:
+    assert clip_to_cells(np.array([[0.6, -0.3]]), 1.0, "L2", 10).tolist() == [[6, -3]]
+    assert clip_to_cells(np.array([[0.69, -0.69]]), 1.0, "L2", 10).tolist() == [[6, -6]]
+    assert clip_to_cells(np.array([[30.0, 40.0], [0.0, 0.0]]), 5.0, "L2", 1000).tolist() == [[600, 800], [0, 0]]
+    assert clip_to_cells(np.array([[math.nan, 1.0]]), 1.0, "L1", 10).tolist() == [[5, 5]]
+    assert clip_to_cells(np.zeros((0, 3)), 1.0, "L2", 10).shape == (0, 3)

@@ -7,6 +7,7 @@ from scaleot_core.federation.averaging import FederationState
 from scaleot_core.federation.messages import MechanismName, PrivateRelease
 from scaleot_core.federation.validation import SCALARS, AdapterUpdate
 from scaleot_core.privacy.accountant import epsilon_of
+from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
 from scaleot_core.privacy.mechanism import MECHANISMS
 from scaleot_core.privacy.private_rounds import (
     NOISE_OF,
@@ -114,9 +115,10 @@ def test_the_bound_on_scalars_is_the_length_of_the_step_that_they_make() -> None
     assert float(moved.norm()) == pytest.approx(expected.unit_norm * np.linalg.norm(scalars.numpy()), rel=0.03)
 
 
+NUM_EXAMPLES = 80
 HONEST = PrivateRelease(
     noise="discrete-gaussian",
-    parameters={"noise_multiplier": 1.0, "cells_per_unit": 2.0**20},
+    parameters={"noise_multiplier": 1.0, "cells_per_unit": CELLS_PER_UNIT},
     sample_rate=0.1,
     count=4,
     ledger_head="c" * 64,
@@ -124,15 +126,24 @@ HONEST = PrivateRelease(
 
 
 def test_a_promise_is_read_as_the_event_it_names() -> None:
-    event = promised_event(asked(), "x", HONEST)
+    event = promised_event(asked(), "x", HONEST, num_examples=NUM_EXAMPLES)
     assert (event.noise, event.count, event.sample_rate) == ("discrete-gaussian", 4, 0.1)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"noise": "gaussian"}, {"count": 3}, {"noise": "nothing"}, {"parameters": {}}, {"parameters": {"x": 1.0}}],
+    [
+        {"noise": "gaussian"},
+        {"count": 3},
+        {"noise": "nothing"},
+        {"parameters": {}},
+        {"parameters": {"x": 1.0}},
+        {"parameters": {"noise_multiplier": -1.0, "cells_per_unit": CELLS_PER_UNIT}},
+        {"parameters": {"noise_multiplier": 1.0, "cells_per_unit": 2.0**20}},
+        {"sample_rate": 1e-9},
+    ],
 )
 def test_a_promise_of_another_noise_or_of_fewer_releases_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(UpdateRejectedError) as rejected:
-        promised_event(asked(), "x", HONEST.model_copy(update=changes))
+        promised_event(asked(), "x", HONEST.model_copy(update=changes), num_examples=NUM_EXAMPLES)
     assert rejected.value.reason is Reason.PRIVACY
