@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 
 from fl_clients.grpc_source import grpc_source
 from fl_clients.membership import Membership
+from fl_clients.policy import may_tell_steps
 from fl_clients.receive import receive
 from fl_clients.training_step import tell_steps
+from scaleot_core.bundle.distribution import TrainingRequest
 from scaleot_core.errors import FetchError, VerificationError
 from scaleot_core.progress import Reporter
 
@@ -54,18 +56,23 @@ def fetch_first(membership: Membership, reporter: Reporter) -> None:
             time.sleep(RETRY_SECONDS)
 
 
+def wait_for_next_look(membership: Membership, told: TrainingRequest | None) -> TrainingRequest | None:
+    """Waits, and tells new steps meanwhile where it may; returns the last step told, which was ``told`` before."""
+    if not may_tell_steps(membership.own):
+        time.sleep(LOOK_SECONDS)
+        return told
+    with grpc_source(str(membership.distribution), membership.tls) as source:
+        return tell_steps(source, membership.home, seconds=LOOK_SECONDS, told=told)
+
+
 def keep_fetching(membership: Membership, reporter: Reporter) -> None:
     """Looks for a newer version for ever; one that does not come, or does not hold, is asked for again later.
 
-    Between two looks it tells the model owner how far training is, unless the data owner's file says not to.
+    Between two looks it tells the model owner how far training is, where the data owner's file lets it.
     """
     told = None
     while True:
-        if membership.own.tells_steps:
-            with grpc_source(str(membership.distribution), membership.tls) as source:
-                told = tell_steps(source, membership.home, seconds=LOOK_SECONDS, told=told)
-        else:
-            time.sleep(LOOK_SECONDS)
+        told = wait_for_next_look(membership, told)
         try:
             fetch_newest(membership, reporter)
         except (FetchError, VerificationError) as error:

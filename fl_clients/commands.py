@@ -27,6 +27,8 @@ def budget(directory: DataOwnerArgument, *, create: CreateOption = False, as_jso
     if create:
         create_own_ledger(own, now=datetime.now(UTC))
     summary = summarise_own_ledger(own)
+    for warning in summary.warnings:
+        typer.echo(warning, err=True)
     if as_json:
         typer.echo(json.dumps(summary.to_json(), indent=2, allow_nan=False))
     else:

@@ -14,7 +14,13 @@ from scaleot_core.privacy.accountant import epsilon_of
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.ledger import Ledger, Reservation, open_ledger
 from scaleot_core.privacy.mechanism import Mechanism
-from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, mechanism_for_round, round_event
+from scaleot_core.privacy.private_rounds import (
+    AskedTraining,
+    PrivacyBudget,
+    asks_for,
+    mechanism_for_round,
+    round_event,
+)
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.progress import Reporter
@@ -35,7 +41,8 @@ def private_update(
 ) -> LocalUpdate:
     """Tunes the attached adapter under the mechanism that was asked for, and returns its release.
 
-    A round that was released before is not tuned again: its bytes are returned as they left, or would have.
+    ``examples`` are one of each record, so that what is said of their number is the number of records. A round that was
+    released before is not tuned again: its bytes are returned as they left, or would have.
 
     Raises:
         InputError: the server asks for no mechanism, its settings do not go together, or the ledger was never made.
@@ -55,7 +62,7 @@ def private_update(
             ledger.change_budget(privacy.epsilon, now=now)
         blob = ledger.released(instructions.run, instructions.round)
         if blob is None:
-            event = round_event(asked, len(examples), _budget(privacy), _spent_elsewhere(ledger, instructions.run))
+            event = _event_of_run(ledger, instructions.run, asked, len(records), _budget(privacy))
             mechanism = mechanism_for_round(
                 asked,
                 event,
@@ -64,6 +71,7 @@ def private_update(
                 recomputes_activations=own.gradient_checkpointing,
             )
             way = mechanism.choose_way(attached, pad_token_id=pad_token_id)
+            reporter.note(f"round {instructions.round}, {asked.privacy.mechanism}: {way.reason}")
             task = LocalTask(attached, examples, pad_token_id, way)
             blob = _release(ledger, mechanism, task, instructions, now=now, reporter=reporter)
         event = _charged_event(ledger, instructions)
@@ -75,7 +83,7 @@ def private_update(
         count=event.count,
         ledger_head=head,
     )
-    return LocalUpdate(blob, len(examples), privacy=said)
+    return LocalUpdate(blob, len(records), privacy=said)
 
 
 def _release(
@@ -100,6 +108,29 @@ def _release(
     blob = encode_tensors(release.tensors)
     ledger.commit(reservations[0], blob, now=now)
     return blob
+
+
+def _event_of_run(
+    ledger: Ledger, run: str, asked: AskedTraining, num_records: int, budget: PrivacyBudget
+) -> PrivacyEvent:
+    """Returns what every round of a run costs: fixed by its first, whatever was released since.
+
+    Privacy-loss distributions compose mechanisms that are fixed beforehand; a server that changed them by what it has
+    seen would get more than the ledger says.
+
+    Raises:
+        InstructionsRefusedError: the round would be of another kind than the run's first.
+    """
+    charged = [reserved.events[0] for reserved in ledger.chain.reserved if reserved.run == run]
+    if not charged:
+        return round_event(asked, num_records, budget, _spent_elsewhere(ledger, run))
+    if not asks_for(asked, charged[0], num_records):
+        raise InstructionsRefusedError(
+            "privacy.changed",
+            expected=f"{charged[0].count} releases a round at sample rate {charged[0].sample_rate:g}, as at first",
+            got=f"{asked.privacy.mechanism} with {asked.releases_per_round} in batches of {asked.batch_size}",
+        )
+    return charged[0]
 
 
 def _charged_event(ledger: Ledger, instructions: Instructions) -> PrivacyEvent:

@@ -27,6 +27,10 @@ def skeleton(organisation: str, data: Path, *, records: int) -> str:
 # What {organisation} decides about its part in the federation. Of this file only the name is ever sent.
 # Keys, certificates and addresses lie beside it, where `scaleot org init` and `org accept` put them.
 {own}
+# Whether the model owner is told the step that training is at. Left out: only without [privacy], because how fast steps
+# come tells of the private text and of the secret samples, and no epsilon covers it.
+# tells_steps = true
+
 [policy]
 # The most that a server may ask in one round; what asks for more is refused.
 {limits}

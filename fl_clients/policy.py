@@ -85,8 +85,11 @@ class DataOwnerFile(BaseModel):
     """Trains in less memory and more time, to the same result; the server neither asks nor knows."""
     node_port: Annotated[int, Field(ge=1, le=65_535)] = 9_094
     """Where the own SuperNode hands out work, on this machine alone; each node of a machine needs another."""
-    tells_steps: bool = True
-    """Whether the model owner is told the step that training is at; how fast steps come depends on the private text."""
+    tells_steps: bool | None = None
+    """Whether the model owner is told the step that training is at; left out, only without a mechanism of privacy.
+
+    How fast steps come depends on the private text, and under a mechanism on the sizes of its secret samples.
+    """
     policy: Policy = Policy()
     privacy: OwnPrivacy | None = None
     """Left out: updates leave as they are, and can leak training text."""
@@ -122,6 +125,11 @@ def read_data_owner_file(directory: Path) -> DataOwnerFile:
         places = {"ledger": base / own.privacy.ledger, "ledger_mirror": None if mirror is None else base / mirror}
         paths["privacy"] = own.privacy.model_copy(update=places)
     return own.model_copy(update=paths)
+
+
+def may_tell_steps(own: DataOwnerFile) -> bool:
+    """Tells whether the model owner is told the step that training is at."""
+    return own.privacy is None if own.tells_steps is None else own.tells_steps
 
 
 def hides_records(directory: Path) -> bool:

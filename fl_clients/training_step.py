@@ -16,6 +16,7 @@ from scaleot_core.bundle.distribution import MAX_REQUEST_BYTES, TrainingRequest
 from scaleot_core.bundle.files import read_small_file, replace_file
 from scaleot_core.errors import FetchError, InputError, VerificationError
 from scaleot_core.federation.messages import Instructions
+from scaleot_core.progress import LogReporter
 
 STEP_FILE = Path("flower", "step.json")
 """In the home, while training is under way."""
@@ -43,7 +44,8 @@ class StepReporter:
                 self._path.unlink(missing_ok=True)
 
     def note(self, text: str) -> None:
-        """Does nothing."""
+        """Says one line in the trainer's own log, which stays with the data owner."""
+        LogReporter().note(text)
 
 
 class StepStage:

@@ -6,11 +6,13 @@ Algorithms take a ``Reporter`` and open one stage for each long loop::
         for _ in range(300):
             ...
             stage.advance(loss=value)
+
+A step whose result was there already is told by ``advance_found(stage)``, so that the time left does not count it.
 """
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -37,6 +39,14 @@ class Stage(Protocol):
 
 
 @runtime_checkable
+class TimedStage(Stage, Protocol):
+    """A stage that says how much time is left."""
+
+    def advance_found(self, steps: int) -> None:
+        """Says that ``steps`` more steps are done whose results were found, not computed: their time is not counted."""
+
+
+@runtime_checkable
 class Reporter(Protocol):
     """Where progress goes."""
 
@@ -45,6 +55,46 @@ class Reporter(Protocol):
 
     def note(self, text: str) -> None:
         """Says one line: never example text, a key, or a single client's loss."""
+
+
+def advance_found(stage: Stage, steps: int = 1) -> None:
+    """Says that ``steps`` more steps are done whose results were found, not computed.
+
+    Guarantees that the time left, where the stage tells it, is that of computed steps alone.
+    """
+    if isinstance(stage, TimedStage):
+        stage.advance_found(steps)
+    else:
+        stage.advance(steps)
+
+
+class Pace:
+    """How many of a stage's steps are done, and how long those take that are computed."""
+
+    def __init__(self, steps: int, clock: Callable[[], float]) -> None:
+        """Starts now; ``clock`` tells seconds."""
+        self._steps, self._clock = steps, clock
+        self._last, self._seconds, self._computed = clock(), 0.0, 0
+        self.done = 0
+
+    def add_computed(self, steps: int) -> None:
+        """Counts steps that took the time since the last call."""
+        now = self._clock()
+        self._seconds, self._last = self._seconds + now - self._last, now
+        self._computed += steps
+        self.done += steps
+
+    def add_found(self, steps: int) -> None:
+        """Counts steps and forgets the time since the last call."""
+        self._last = self._clock()
+        self.done += steps
+
+    def seconds_left(self) -> float | None:
+        """Returns what the steps left take if all are computed, or ``None`` while none was."""
+        left = max(self._steps - self.done, 0)
+        if left and not self._computed:
+            return None
+        return self._seconds / max(self._computed, 1) * left
 
 
 class SilentStage:
@@ -69,24 +119,36 @@ class SilentReporter:
 class LogStage:
     """A stage that writes a line now and then."""
 
-    def __init__(self, name: str, steps: int, stream: TextStream) -> None:
-        self._name, self._steps, self._stream = name, steps, stream
-        self._done, self._loss = 0, ""
-        self._started = self._last_line = time.monotonic()
+    def __init__(self, name: str, steps: int, stream: TextStream, clock: Callable[[], float]) -> None:
+        self._name, self._steps, self._stream, self._clock = name, steps, stream, clock
+        self._pace, self._loss = Pace(steps, clock), ""
+        self._started = self._last_line = clock()
 
     def advance(self, steps: int = 1, *, loss: float | None = None) -> None:
         """Counts the steps; writes a line when the last one is long enough ago."""
-        self._done += steps
+        self._pace.add_computed(steps)
         if loss is not None:
             self._loss = f"  loss {loss:.4f}"
-        if time.monotonic() - self._last_line >= LOG_INTERVAL_SECONDS:
-            self._last_line = time.monotonic()
-            left = (self._last_line - self._started) / max(self._done, 1) * max(self._steps - self._done, 0)
-            self._write(f"{self._done}/{self._steps}{self._loss}  {left:.0f} s left")
+        self._write_if_due()
+
+    def advance_found(self, steps: int) -> None:
+        """Counts the steps without their time; writes a line when the last one is long enough ago."""
+        self._pace.add_found(steps)
+        self._write_if_due()
 
     def close(self) -> None:
         """Writes the line that ends the stage."""
-        self._write(f"{self._done}/{self._steps}{self._loss}  done in {time.monotonic() - self._started:.1f} s")
+        self._write(f"{self._counts()}  done in {self._clock() - self._started:.1f} s")
+
+    def _write_if_due(self) -> None:
+        if self._clock() - self._last_line < LOG_INTERVAL_SECONDS:
+            return
+        self._last_line = self._clock()
+        left = self._pace.seconds_left()
+        self._write(self._counts() + ("" if left is None else f"  {left:.0f} s left"))
+
+    def _counts(self) -> str:
+        return f"{self._pace.done}/{self._steps}{self._loss}"
 
     def _write(self, text: str) -> None:
         self._stream.write(f"{self._name}: {text}\n")
@@ -96,13 +158,13 @@ class LogStage:
 class LogReporter:
     """Writes lines to a stream that is no terminal (standard error); a stage that fails writes no last line."""
 
-    def __init__(self, stream: TextStream | None = None) -> None:
-        self._stream = stream or sys.stderr
+    def __init__(self, stream: TextStream | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream or sys.stderr, clock
 
     @contextmanager
     def stage(self, name: str, *, steps: int) -> Iterator[LogStage]:
         """Opens a stage that writes a line now and then and one at its end."""
-        stage = LogStage(name, steps, self._stream)
+        stage = LogStage(name, steps, self._stream, self._clock)
         yield stage
         stage.close()
 

@@ -12,22 +12,32 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+
+from scaleot_core.progress import Pace
 
 
 class BarStage:
     """A stage shown as one bar."""
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, progress: Progress, task: TaskID, pace: Pace) -> None:
+        self._progress, self._task, self._pace, self._loss = progress, task, pace, ""
 
     def advance(self, steps: int = 1, *, loss: float | None = None) -> None:
-        """Moves the bar and shows the loss of the last step."""
-        if loss is None:
-            self._progress.advance(self._task, steps)
-        else:
-            self._progress.update(self._task, advance=steps, loss=f"loss {loss:.4f}")
+        """Moves the bar and shows the loss of the last step and the time left."""
+        self._pace.add_computed(steps)
+        if loss is not None:
+            self._loss = f"loss {loss:.4f}"
+        self._move(steps)
+
+    def advance_found(self, steps: int) -> None:
+        """Moves the bar; the time left is that of computed steps alone."""
+        self._pace.add_found(steps)
+        self._move(steps)
+
+    def _move(self, steps: int) -> None:
+        left = _time_text(self._pace.seconds_left())
+        self._progress.update(self._task, advance=steps, loss=self._loss, left=left)
 
 
 class BarReporter:
@@ -43,9 +53,9 @@ class BarReporter:
     def stage(self, name: str, *, steps: int) -> Iterator[BarStage]:
         """Opens a stage shown as one bar."""
         progress, is_outermost = self._enter()
-        task = progress.add_task(name, total=steps, loss="")
+        task = progress.add_task(name, total=steps, loss="", left=_time_text(None))
         try:
-            yield BarStage(progress, task)
+            yield BarStage(progress, task, Pace(steps, self._console.get_time))
         finally:
             if not is_outermost:
                 progress.remove_task(task)
@@ -72,6 +82,13 @@ class BarReporter:
                 self._progress = None
 
 
+def _time_text(seconds: float | None) -> str:
+    if seconds is None:
+        return "-:--:--"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
 def _new_progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description:<28}", markup=False),
@@ -80,6 +97,6 @@ def _new_progress(console: Console) -> Progress:
         TextColumn("{task.fields[loss]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),  # rich's own column forgets a step of over 30 s and times what was found
         console=console,
     )

@@ -201,7 +201,10 @@ class PrivacySection(Section):
     )
     num_directions: int = Field(16, ge=1, le=4096, description="K of dpzero and lmo-dp")
     smoothing: float = Field(
-        0.05, ge=1e-9, le=1e9, description="lambda of dpzero and lmo-dp: at 1e-3, the paper's, bfloat16's rounding hides the slope"
+        0.05,
+        ge=1e-9,
+        le=1e9,
+        description="lambda of dpzero and lmo-dp: at 1e-3, the paper's, bfloat16's rounding hides the slope",
     )
 
 

@@ -1,18 +1,41 @@
 import io
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from scaleot_core import progress
-from scaleot_core.progress import LogReporter, Reporter, SilentReporter, Stage, terminal_or_log_reporter
+from scaleot_core.progress import (
+    LogReporter,
+    Reporter,
+    SilentReporter,
+    Stage,
+    advance_found,
+    terminal_or_log_reporter,
+)
 from scaleot_core.progress_bars import BarReporter
 
 
-def terminal(width: int = 120) -> tuple[Console, io.StringIO]:
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def terminal(width: int = 120, clock: Callable[[], float] = time.monotonic) -> tuple[Console, io.StringIO]:
     stream = io.StringIO()
-    return Console(file=stream, force_terminal=True, width=width, color_system=None), stream
+    return Console(file=stream, force_terminal=True, width=width, color_system=None, get_time=clock), stream
+
+
+def last_frame(stream: io.StringIO) -> str:
+    return stream.getvalue().rsplit("\x1b[2K", maxsplit=1)[-1]
 
 
 @pytest.mark.parametrize("reporter", [SilentReporter(), LogReporter(), BarReporter(terminal()[0])])
@@ -22,7 +45,8 @@ def test_every_reporter_reports_stages_inside_stages(reporter: Reporter) -> None
         assert isinstance(outer, Stage)
         for _ in range(2):
             with reporter.stage("train", steps=3) as inner:
-                inner.advance(3, loss=0.5)
+                inner.advance(2, loss=0.5)
+                advance_found(inner)
             outer.advance()
         reporter.note("a line")
 
@@ -49,6 +73,39 @@ def test_a_log_says_now_and_then_how_much_is_left(
     assert lines[1].endswith(" s left")
 
 
+def test_a_log_does_not_time_the_steps_that_were_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOG_INTERVAL_SECONDS", 0.0)
+    clock, stream = Clock(), io.StringIO()
+    with LogReporter(stream, clock).stage("points", steps=10) as stage:
+        clock.seconds += 1
+        advance_found(stage, 5)
+        clock.seconds += 60
+        stage.advance()
+        clock.seconds += 2
+        advance_found(stage)
+        clock.seconds += 80
+        stage.advance()
+    assert stream.getvalue().splitlines() == [
+        "points: 5/10",
+        "points: 6/10  240 s left",
+        "points: 7/10  180 s left",
+        "points: 8/10  140 s left",
+        "points: 8/10  done in 143.0 s",
+    ]
+
+
+def test_a_stage_that_tells_no_time_left_counts_what_was_found_like_any_step() -> None:
+    class CountingStage:
+        done = 0
+
+        def advance(self, steps: int = 1, *, loss: float | None = None) -> None:
+            self.done += steps
+
+    stage = CountingStage()
+    advance_found(stage, 3)
+    assert stage.done == 3
+
+
 def test_a_log_does_not_say_done_of_a_stage_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="broken"), LogReporter().stage("train", steps=4):
         raise ValueError("broken")
@@ -63,6 +120,30 @@ def test_a_bar_names_stage_step_and_loss() -> None:
     assert "importance [1]" in shown and "7/300" in shown and "loss 2.5000" in shown and "left" in shown
 
 
+def test_a_bar_says_how_much_is_left_of_steps_that_take_long() -> None:
+    clock = Clock()
+    console, stream = terminal(clock=clock)
+    with BarReporter(console).stage("points", steps=7) as stage:
+        for _ in range(3):
+            clock.seconds += 1000
+            stage.advance()
+    assert "3/7" in last_frame(stream) and "left 1:06:40" in last_frame(stream)
+
+
+@pytest.mark.parametrize(("computed", "shown"), [(0, "left -:--:--"), (1, "left 0:01:20")])
+def test_a_bar_does_not_time_the_steps_that_were_found(computed: int, shown: str) -> None:
+    clock = Clock()
+    console, stream = terminal(clock=clock)
+    with BarReporter(console).stage("points", steps=10) as stage:
+        for _ in range(5):
+            clock.seconds += 0.1
+            advance_found(stage)
+        for _ in range(computed):
+            clock.seconds += 20
+            stage.advance()
+    assert f"{5 + computed}/10" in last_frame(stream) and shown in last_frame(stream)
+
+
 def test_the_bar_of_an_inner_stage_goes_when_it_ends_and_the_outer_one_stays() -> None:
     console, stream = terminal()
     reporter = BarReporter(console)
@@ -70,8 +151,7 @@ def test_the_bar_of_an_inner_stage_goes_when_it_ends_and_the_outer_one_stays() -
         with reporter.stage("clinic", steps=1) as inner:
             inner.advance()
         outer.advance()
-    last_frame = stream.getvalue().rsplit("\x1b[2K", maxsplit=1)[-1]
-    assert "rounds" in last_frame and "clinic" not in last_frame
+    assert "rounds" in last_frame(stream) and "clinic" not in last_frame(stream)
 
 
 def test_stages_of_several_threads_share_the_terminal() -> None:

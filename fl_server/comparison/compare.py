@@ -15,7 +15,7 @@ from fl_server.memory import return_freed_memory
 from fl_server.privacy import check_privacy, planned_lines
 from fl_server.versions import versions
 from scaleot_core.models.loading import read_layout
-from scaleot_core.progress import Reporter
+from scaleot_core.progress import Reporter, advance_found
 from scaleot_core.run_file import RunFile
 
 DEFAULT_FOLDER = Path("scaleot-runs")
@@ -48,9 +48,13 @@ def compare(run: RunFile, directory: Path, reporter: Reporter) -> list[dict[str,
     with reporter.stage("points", steps=len(points)) as stage:
         for position, point in enumerate(points, start=1):
             reporter.note(f"point {position} of {len(points)}: {point.title}, seed {point.seed}")
+            num_computed = store.num_computed
             results.append(bench.run(point))
             return_freed_memory()
-            stage.advance()
+            if store.num_computed > num_computed:
+                stage.advance()
+            else:
+                advance_found(stage)
     return results
 
 

@@ -23,6 +23,7 @@ class ResultStore:
             OutputError: the directory cannot be written, holds something else, or was begun by other versions.
         """
         self._folder = directory / RESULTS_FOLDER
+        self._computed = 0
         stamp = {"format": FORMAT, "versions": dict(versions)}
         try:
             if not (directory / VERSION_FILE).exists():
@@ -38,6 +39,11 @@ class ResultStore:
                 f"the comparison in {directory} was begun by {_named(found)}, this is {_named(stamp)}: "
                 "give --out another directory, or delete that one"
             )
+
+    @property
+    def num_computed(self) -> int:
+        """How many results were computed, not found, since this store was opened."""
+        return self._computed
 
     def get_or_compute(
         self, what: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]
@@ -56,6 +62,7 @@ class ResultStore:
         except ValueError as error:
             raise OutputError(f"{path} is damaged: delete it, it will be computed again") from error
         result = compute()
+        self._computed += 1
         write_atomically(path, json.dumps(result, indent=1).encode())
         return dict(json.loads(json.dumps(result)))
 

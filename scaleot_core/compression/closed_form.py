@@ -41,10 +41,11 @@ def fit_harmonizers(
     The change y - x that a layer makes is regressed on its input x over all tokens of ``public_blocks`` (blocks,
     tokens), each token weighted by 1 / |x|^2 so that the few with huge activations do not rule; of the regression the
     best approximation of rank floor(rank / 2) is kept (reduced-rank regression), and each of its directions is carried
-    by a pair of rectified units, because relu(z) - relu(-z) = z.
+    by a pair of rectified units, because relu(z) - relu(-z) = z. Units without a direction, one of
+    an odd rank and all past twice the hidden size, are zero and change nothing.
     """
     moments = _collect(full, public_blocks, batch_size, reporter)
-    return [_solve(layer.inputs, layer.changes, rank // 2, rank) for layer in moments]
+    return [_solve(layer.inputs, layer.changes, rank) for layer in moments]
 
 
 def _collect(full: LanguageModel, blocks: TokenBlocks, batch_size: int, reporter: Reporter) -> list[_Moments]:
@@ -65,13 +66,14 @@ def _no_moments(hidden: int, device: torch.device) -> _Moments:
     return _Moments(inputs, changes)
 
 
-def _solve(inputs: Tensor, changes: Tensor, directions: int, rank: int) -> tuple[Matrix, Matrix]:
+def _solve(inputs: Tensor, changes: Tensor, rank: int) -> tuple[Matrix, Matrix]:
     hidden = inputs.shape[0]
+    directions = min(rank // 2, hidden)
     ridge = RIDGE * inputs.diagonal().mean() * torch.eye(hidden, dtype=inputs.dtype, device=inputs.device)
     regression = torch.linalg.solve(inputs + ridge, changes)
     predicted = regression.T @ inputs @ regression
     _, vectors = torch.linalg.eigh(predicted)
-    out = vectors[:, -directions:].flip(-1)
+    out = vectors[:, hidden - directions :].flip(-1)
     into = (regression @ out).T
     balance = (into.norm(dim=1) / out.norm(dim=0)).clamp_min(torch.finfo(inputs.dtype).tiny).sqrt()
     into, out = into / balance[:, None], out * balance

@@ -4,7 +4,8 @@ The two alternate on public text while the model stays frozen. Source: ScaleOT (
 Zhu, AAAI 2025, arXiv 2412.09812), stage 1. What the paper leaves open is a field of ``ImportanceSettings``.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -61,6 +62,11 @@ class ImportanceSettings:
     model's; the paper has none. It costs a second forward pass a step."""
     seed: int
 
+    @property
+    def fixed_group_size(self) -> int | None:
+        """Layers in a group, where groups stay: scores of two groups were then never compared."""
+        return self.group_size if self.regroup == "fixed" else None
+
 
 @dataclass(frozen=True)
 class ScoreUpdate:
@@ -108,7 +114,7 @@ def estimate_importance(
     normalised, as the settings say; gradients are clipped to norm 1.
 
     Raises:
-        ModelError: fewer than ten blocks of text, or settings out of range.
+        ModelError: fewer than ten blocks of text, settings out of range, or a loss or harmonizer that is not finite.
     """
     _check(public_blocks, settings)
     train_blocks, score_blocks = _split(public_blocks, settings.seed)
@@ -127,14 +133,15 @@ def estimate_importance(
         for step in range(1, settings.steps + 1):
             replaced = sample_replaced(scores, settings.group_size, settings.regroup, policy)
             losses.append(train_step(swappable, replaced, next(train), optimizer, settings.hidden_state_weight))
+            _check_finite(losses[-1:], "the training loss", step, settings)
             schedule.step()
             if step % settings.score_every_steps == 0:
                 candidates = _distinct_candidates(scores, settings, policy)
-                losses_rewards = _compare(swappable, candidates, next(score), settings.reward)
-                history.append(ScoreUpdate(step, *losses_rewards, _kept_layers(candidates, full.layout.num_layers)))
+                history.append(_compare(swappable, candidates, next(score), step, settings))
                 scores = updated_scores(scores, history[-1], settings.score_learning_rate)
             stage.advance(loss=losses[-1])
     state = {name: t.detach().float().cpu().clone() for name, t in swappable.harmonizers.state_dict().items()}
+    _check_finite((float(t.abs().amax()) for t in state.values()), "a harmonizer's weight", settings.steps, settings)
     return ImportanceReport(tuple(scores.tolist()), state, settings, tuple(losses), tuple(history))
 
 
@@ -254,12 +261,18 @@ def train_step(
 
 
 def _compare(
-    swappable: SwappableLayers, candidates: Sequence[frozenset[int]], batch: TokenBlocks, reward: RewardKind
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    swappable: SwappableLayers,
+    candidates: Sequence[frozenset[int]],
+    batch: TokenBlocks,
+    step: int,
+    settings: ImportanceSettings,
+) -> ScoreUpdate:
     """Returns the candidates' losses on one batch, forward only, and their rewards."""
     with torch.no_grad():
         losses = tuple(float(swappable.loss(replaced, batch)) for replaced in candidates)
-    return losses, rewards_of(losses, reward)
+    _check_finite(losses, "a candidate's loss", step, settings)
+    kept = _kept_layers(candidates, len(swappable.harmonizers))
+    return ScoreUpdate(step, losses, rewards_of(losses, settings.reward), kept)
 
 
 def _kept_layers(candidates: Sequence[frozenset[int]], num_layers: int) -> tuple[tuple[int, ...], ...]:
@@ -295,3 +308,13 @@ def _check(blocks: TokenBlocks, settings: ImportanceSettings) -> None:
         raise ModelError(f"importance compares at least 2 candidates, got {settings.candidates}")
     if settings.group_size < 2:
         raise ModelError(f"a group holds at least 2 layers, got {settings.group_size}")
+
+
+def _check_finite(values: Iterable[float], what: str, step: int, settings: ImportanceSettings) -> None:
+    for value in values:
+        if not math.isfinite(value):
+            raise ModelError(
+                f"{what} is {value} at step {step} of {settings.steps} of the importance estimate, expected a finite "
+                f"number: take a smaller harmonizer_learning_rate (it is {settings.harmonizer_learning_rate:g}), or "
+                "model.dtype float32 or bfloat16 instead of float16"
+            )

@@ -120,6 +120,7 @@ def plan_layers(
     removed_rank_share: float,
     rank_target: RankTarget = RankTarget.ATTENTION,
     replaced_role: LayerRole = LayerRole.REPLACED,
+    group_size: int | None = None,
 ) -> LayerPlan:
     """Plans an emulator from the importance scores, a high score meaning important.
 
@@ -127,17 +128,28 @@ def plan_layers(
     layers), the least important first, get ``replaced_role``; the rest keep ``1 - removed_rank_share`` (1 - beta) of
     the rank of what ``rank_target`` names. Ties go to the lower index.
 
+    Scores that were learnt in fixed groups of ``group_size`` neighbours compare within a group alone: then every
+    group gives its least important layer before any gives its second.
+
     Raises:
         ModelError: a share outside 0 to 1.
     """
     check_share("replaced_layer_share", replaced_layer_share)
     others = sorted((i for i in range(len(scores)) if i not in adapter), key=lambda i: (scores[i], i))
+    if group_size is not None:
+        ascending = tuple(others)
+        others.sort(key=lambda i: (_place_in_group(i, ascending, group_size), i))
     replaced = frozenset(others[: rounded_down(replaced_layer_share * len(others))])
     roles = {
         index: LayerRole.ADAPTER if index in adapter else replaced_role if index in replaced else LayerRole.KEPT
         for index in range(len(scores))
     }
     return plan_of_roles(roles, removed_rank_share=removed_rank_share, rank_target=rank_target)
+
+
+def _place_in_group(index: int, ascending: Sequence[int], group_size: int) -> int:
+    group = [other for other in ascending if other // group_size == index // group_size]
+    return group.index(index)
 
 
 def plan_of_roles(

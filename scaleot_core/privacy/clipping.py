@@ -72,7 +72,8 @@ def clip_to_cells(vectors: NDArray[np.float64], max_norm: float, norm: Norm, cel
         cells = np.trunc(safe / np.maximum(norms, max_norm) * cells_per_unit).astype(np.int64)
     is_within = (np.abs(cells) ** order).sum(axis=1, keepdims=True) <= cells_per_unit**order
     constant = math.floor(cells_per_unit / vectors.shape[1] ** (1 / order))
-    return np.where(is_finite & is_within, cells, constant)
+    kept: NDArray[np.int64] = np.where(is_finite & is_within, cells, constant)
+    return kept
 
 
 def clip_tensors(vector: TensorDict, max_norm: float) -> TensorDict:

@@ -52,9 +52,22 @@ class LedgerSummary:
     recovered_lines: tuple[int, ...]
     """Where the ledger notes that a crash interrupted a write."""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the data owner should know of the ledger's terms, for people."""
+        delta, records = self.terms.delta, self.terms.data_set.records
+        if delta < 1 / max(records, 1):
+            return ()
+        return (
+            f"warning: delta {delta:g} is not below one over the {records} records: with that probability nothing is "
+            "promised, so that one record at random might be published. A ledger keeps its delta: choose a smaller one "
+            "before anything is charged, and make the ledger with it",
+        )
+
     def to_json(self) -> Json:
         """Returns the summary as JSON values."""
         return {
+            "warnings": list(self.warnings),
             "terms": self.terms.model_dump(mode="json"),
             "head": self.head,
             "budget_epsilon": self.budget_epsilon,

@@ -98,6 +98,17 @@ def round_event(
     return PrivacyEvent(noise, whole_run.parameters, sample_rate, releases)
 
 
+def asks_for(asked: AskedTraining, event: PrivacyEvent, num_examples: int) -> bool:
+    """Tells whether a round of what is asked is one ``event``, at whatever scale its noise was calibrated to."""
+    dimension = event.parameters.get("dimension")
+    return (
+        event.noise == NOISE_OF[asked.privacy.mechanism]
+        and event.count == asked.releases_per_round
+        and event.sample_rate == _sample_rate(asked, num_examples)
+        and dimension in (None, asked.privacy.num_directions)
+    )
+
+
 def _sample_rate(asked: AskedTraining, num_examples: int) -> float:
     if asked.privacy.mechanism == UpdateGaussian.name:
         return 1.0

@@ -5,6 +5,7 @@
 
 from scaleot_core.training.encoding import (
     IGNORED_LABEL,
+    STAND_IN,
     Batch,
     EncodedExample,
     collate,
@@ -28,6 +29,7 @@ from scaleot_core.training.records import (
 
 __all__ = [
     "IGNORED_LABEL",
+    "STAND_IN",
     "AnswerRecord",
     "Batch",
     "ChatRecord",

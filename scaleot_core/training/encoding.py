@@ -49,6 +49,14 @@ class EncodedExample:
             raise ValueError(f"expected 1 <= target_start < {len(self.token_ids)}, got {self.target_start}")
 
 
+STAND_IN = EncodedExample((0, 0), 1)
+"""What a record that cannot be encoded becomes under a mechanism of privacy: token 0 twice, which every model has.
+
+It is the same for all such records, so that its clipped term in a sum depends on none of them. It has a target, because
+the mean over a batch without any is not a number.
+"""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Examples padded on the right to one length; a causal model never looks right, so it needs no mask."""
@@ -86,23 +94,54 @@ def encode_for_training(
 
 
 def encode_first_examples(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, *, max_tokens: int
+    records: Sequence[Record],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    max_tokens: int,
+    vocabulary_size: int | None = None,
 ) -> tuple[EncodedExample, ...]:
-    """Returns the first example of each record that ``encode_for_training`` would make, and no other.
+    """Returns one example for each record, whatever it holds: the first that ``encode_for_training`` would make of it.
 
     One record more or less is then one example more or less, which is what a privacy mechanism's unit promises: of a
-    long text its beginning is used, of a chat its first answer.
+    long text its beginning is used, of a chat its first answer. Tokenizer and chat template are the model owner's. So
+    that neither the number of examples nor an error says what they make of a record, one that is empty, that they
+    refuse, or that has a token from ``vocabulary_size`` on becomes ``STAND_IN``.
 
     Raises:
-        DataError: as ``encode_for_training``.
+        DataError: there is no record, or ``max_tokens`` is below 2.
     """
+    _check_room(max_tokens)
+    examples: list[EncodedExample] = []
+    for begin in range(0, len(records), _TEXTS_PER_CALL):
+        some = records[begin : begin + _TEXTS_PER_CALL]
+        together = _first_or_none(some, tokenizer, max_tokens)
+        if together is None or len(together) < len(some):
+            alone = [_first_or_none([record], tokenizer, max_tokens) for record in some]
+            together = [first[0] if first else STAND_IN for first in alone]
+        examples += together
+    if vocabulary_size is not None:
+        examples = [one if max(one.token_ids) < vocabulary_size else STAND_IN for one in examples]
+    return _some(tuple(examples))
+
+
+def _first_or_none(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_tokens: int
+) -> list[EncodedExample] | None:
+    """Returns the first examples of those records that have one, or nothing where one record cannot be encoded."""
     texts = [record.text for record in records if isinstance(record, TextRecord)]
-    pairs = [pair for record in records for pair in _training_pairs(record, tokenizer)[:1]]
-    examples = (
-        *encode_pairs(pairs, tokenizer, max_tokens=max_tokens),
-        *(blocks[0] for blocks in _encode_texts(texts, tokenizer, max_tokens=max_tokens) if blocks),
-    )
-    return _some(examples)
+    try:
+        pairs = [pair for record in records for pair in _training_pairs(record, tokenizer)[:1]]
+        blocks = _encode_texts(texts, tokenizer, max_tokens=max_tokens)
+        return [*encode_pairs(pairs, tokenizer, max_tokens=max_tokens), *(block[0] for block in blocks if block)]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - a template raises what its author likes, and a panic in Rust is no Exception
+        return None
+
+
+def _check_room(max_tokens: int) -> None:
+    if max_tokens < _MIN_TOKENS:
+        raise DataError(f"expected room for at least {_MIN_TOKENS} tokens in an example, got {max_tokens}")
 
 
 def _some(examples: tuple[EncodedExample, ...]) -> tuple[EncodedExample, ...]:
@@ -123,8 +162,7 @@ def encode_pairs(
     Raises:
         DataError: ``max_tokens`` is below 2, or the tokenizer finds no token in a target.
     """
-    if max_tokens < _MIN_TOKENS:
-        raise DataError(f"expected room for at least {_MIN_TOKENS} tokens in an example, got {max_tokens}")
+    _check_room(max_tokens)
     contexts = _tokenize([context for context, _ in pairs], tokenizer)
     wholes = _tokenize([context + target for context, target in pairs], tokenizer)
     opening = opening_tokens(tokenizer)

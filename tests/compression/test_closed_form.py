@@ -1,5 +1,6 @@
 import dataclasses
 
+import pytest
 import torch
 
 from scaleot_core.compression.closed_form import fit_harmonizers
@@ -61,6 +62,26 @@ def test_an_odd_rank_leaves_one_unit_silent() -> None:
     assert down.shape == (5, 16)
     assert up.shape == (16, 5)
     assert not down[-1].any()
+
+
+def test_rank_1_has_room_for_no_pair_of_units_and_is_the_identity() -> None:
+    full = tiny_language_model("llama")
+    for down, up in fit_harmonizers(full, random_blocks(12), 1, batch_size=4, reporter=SilentReporter()):
+        assert down.shape == (1, 16) and not down.any()
+        assert up.shape == (16, 1) and not up.any()
+
+
+@pytest.mark.parametrize("rank", [33, 40])
+def test_a_rank_past_twice_the_hidden_size_computes_what_twice_the_hidden_size_does(rank: int) -> None:
+    full, blocks = tiny_language_model("gpt2"), random_blocks(60)
+    widest = fit_harmonizers(full, blocks, 32, batch_size=8, reporter=SilentReporter())
+    fitted = fit_harmonizers(full, blocks, rank, batch_size=8, reporter=SilentReporter())
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    for (down, up), (widest_down, widest_up) in zip(fitted, widest, strict=True):
+        assert down.shape == (rank, 16) and up.shape == (16, rank)
+        expected = torch.relu(x @ widest_down.T) @ widest_up.T
+        torch.testing.assert_close(torch.relu(x @ down.T) @ up.T, expected, atol=1e-5, rtol=1e-5)
+    assert max(_relative_errors(full, blocks, rank)) < max(_relative_errors(full, blocks, 16))
 
 
 def test_leaves_no_hook_behind() -> None:

@@ -151,6 +151,40 @@ def test_settings_out_of_range_are_refused(change: dict[str, object], message: s
         estimate_importance(full, random_blocks(), settings, reporter=SilentReporter())
 
 
+@pytest.mark.parametrize(
+    ("score_every_steps", "message"),
+    [
+        (100, r"the training loss is (nan|inf) at step 2 of 8"),
+        (1, r"a candidate's loss is (nan|inf) at step 1 of 8"),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_told_with_its_step_and_cure(score_every_steps: int, message: str) -> None:
+    changes = {"score_every_steps": score_every_steps, "harmonizer_learning_rate": 1e30, "regroup": "fixed"}
+    settings = dataclasses.replace(SETTINGS, **changes)
+    full = tiny_language_model("llama", layers=8)
+    logits = full.model(random_blocks(2)).logits
+    with pytest.raises(ModelError, match=message + ".*smaller harmonizer_learning_rate.*bfloat16 instead of float16"):
+        estimate_importance(full, random_blocks(), settings, reporter=SilentReporter())
+    assert torch.equal(full.model(random_blocks(2)).logits, logits), "the model comes back untouched"
+
+
+def test_harmonizers_that_the_last_step_broke_are_told() -> None:
+    """The loss is finite, its gradient is too large for float16."""
+    full = tiny_language_model("llama", layers=8)
+    full.model.half()
+    settings = dataclasses.replace(SETTINGS, steps=1, hidden_state_weight=1e9)
+    with pytest.raises(ModelError, match=r"a harmonizer's weight is nan at step 1 of 1"):
+        estimate_importance(full, random_blocks(), settings, reporter=SilentReporter())
+
+
+@pytest.mark.parametrize("rank", [1, 40])
+def test_harmonizers_of_any_rank_start_from_the_closed_form(rank: int) -> None:
+    settings = dataclasses.replace(SETTINGS, harmonizer_start="closed_form", harmonizer_rank=rank)
+    report = estimate_importance(tiny_language_model("llama"), random_blocks(), settings, reporter=SilentReporter())
+    assert report.harmonizers["0.down.weight"].shape == (rank, 16)
+    assert len(report.training_losses) == settings.steps
+
+
 def test_too_little_text_is_refused() -> None:
     with pytest.raises(ModelError, match="at least 10 blocks"):
         estimate_importance(tiny_language_model("llama"), random_blocks(9), SETTINGS, reporter=SilentReporter())

@@ -24,6 +24,21 @@ def test_a_hand_computed_plan() -> None:
     assert got.adapter_layers == (0, 4)
 
 
+def test_scores_of_fixed_groups_are_compared_within_a_group_alone() -> None:
+    scores = [0.1, 0.2, 0.3, 0.4, 9.0, 7.0, 8.0, 6.0]
+
+    def replaced(share: float, group_size: int | None) -> tuple[int, ...]:
+        planned = plan_layers(
+            scores, adapter={1}, replaced_layer_share=share, removed_rank_share=0.0, group_size=group_size
+        )
+        return planned.indices(LayerRole.REPLACED)
+
+    assert replaced(2 / 7, None) == (0, 2)
+    assert replaced(2 / 7, 4) == (0, 7)
+    assert replaced(5 / 7, 4) == (0, 2, 3, 5, 7), "the first of both, the second of both, the third of the first"
+    assert replaced(1.0, 4) == (0, 2, 3, 4, 5, 6, 7)
+
+
 def test_alpha_and_beta_at_their_ends() -> None:
     nothing = plan(replaced_layer_share=0.0, removed_rank_share=0.0)
     assert not nothing.indices(LayerRole.REPLACED)

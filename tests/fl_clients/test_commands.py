@@ -91,6 +91,25 @@ def test_the_table_names_unit_neighbours_sampling_and_every_release(
     assert all(NOW.isoformat() == row[1] and row[6:] == ["5", "1", "3"] for row in rows)
 
 
+def test_a_delta_of_one_over_the_records_is_warned_of_when_the_ledger_is_made_and_after(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = directory / "data-owner.toml"
+    path.write_text(path.read_text().replace("1e-3", f"{1 / 9}"))
+    for options in (["--create", "--json"], ["--json"]):
+        assert budget(directory, *options) == 0
+        printed = capsys.readouterr()
+        assert "warning: delta 0.111111 is not below one over the 9 records" in printed.err
+        assert json.loads(printed.out)["warnings"] == [printed.err.strip()]
+
+
+def test_a_delta_far_below_one_over_the_records_is_not_warned_of(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert budget(directory, "--create") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_ledger_is_made_once(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     budget(directory, "--create")
     (directory / "ledger").rename(directory / "elsewhere")

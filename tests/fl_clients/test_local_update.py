@@ -1,6 +1,9 @@
 """A data owner's round under a mechanism: through its own ledger, within its own budget, and nothing else leaves."""
 
+import gzip
+import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from fl_clients.own_ledger import create_own_ledger
+from fl_clients.policy import read_data_owner_file
 from fl_clients.refusal import refuse
-from fl_clients.session import EmulatorShelf, take_part
+from fl_clients.session import EmulatorShelf, one_of_each, take_part
 from scaleot_core.errors import BudgetExhaustedError, InputError, InstructionsRefusedError, LedgerError
 from scaleot_core.federation.messages import Payload, Refusal, UpdateStatement, decode_statement, digest_of
 from scaleot_core.federation.signing import claimed
@@ -19,7 +24,9 @@ from scaleot_core.privacy.accountant import epsilon_of
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.ledger_file import read_chain
 from scaleot_core.privacy.ledger_lines import Committed, Reserved
-from tests.support.federations import Federation, build_federation, rewrite_data_owner
+from scaleot_core.progress import SilentReporter
+from scaleot_core.training.data import TextRecord
+from tests.support.federations import Federation, build_federation, rewrite_data_owner, tiny_emulator
 from tests.support.private_updates import OWN_PRIVACY, instructions, privacy_request, private_federation
 
 NOW = datetime.now(UTC)
@@ -93,6 +100,26 @@ def test_another_round_has_fresh_noise_and_a_charge_of_its_own(tmp_path: Path) -
     first, second = part(federation), part(federation, round=2)
     assert first.tensors != second.tensors
     assert sum(isinstance(entry, Reserved) for entry in ledger_entries(federation)) == 2
+
+
+@pytest.mark.parametrize("changes", [{"local_steps": 9}, {"batch_size": 1}, {"privacy": privacy_request("dp-sgd")}])
+def test_a_run_keeps_the_kind_of_round_that_its_first_was_charged_as(tmp_path: Path, changes: dict[str, Any]) -> None:
+    federation = private_federation(tmp_path, "dpzero", clients=1)
+    part(federation)
+    before = ledger_entries(federation)
+    with pytest.raises(InstructionsRefusedError, match=r"privacy\.changed"):
+        part(federation, round=2, **changes)
+    assert ledger_entries(federation) == before
+
+
+def test_a_run_keeps_its_noise_when_another_run_is_charged_between_its_rounds(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    part(federation)
+    rewrite_data_owner(federation.data_owner_directories[0], "epsilon = 8.0", "epsilon = 20.0")
+    part(federation, run="another")
+    part(federation, round=2)
+    events = [entry.events for entry in ledger_entries(federation) if isinstance(entry, Reserved)]
+    assert events[0] == events[2] != events[1]
 
 
 def test_two_data_owners_with_the_same_records_and_seeds_have_different_noise(tmp_path: Path) -> None:
@@ -188,6 +215,51 @@ def test_a_long_record_counts_as_one(tmp_path: Path) -> None:
     """At four tokens an example every sentence of the clinic would give several."""
     federation = private_federation(tmp_path, "dp-sgd", clients=1)
     assert statement_of(part(federation, max_tokens=4)).num_examples == 8
+
+
+def write_records(federation: Federation, texts: Sequence[str]) -> None:
+    """Gives the one data owner other records, and the ledger of these."""
+    (directory,) = federation.data_owner_directories
+    with gzip.open(directory / "train.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    shutil.rmtree(directory / "ledger")
+    create_own_ledger(read_data_owner_file(directory), now=NOW)
+
+
+@pytest.mark.parametrize("mechanism", ["dp-sgd", "dpzero", "update-gaussian"])
+def test_records_of_which_the_tokenizer_makes_nothing_count_and_only_their_owner_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mechanism: str
+) -> None:
+    federation = private_federation(tmp_path, mechanism, clients=1)
+    write_records(federation, ["", "the film is good", ""])
+    said = statement_of(part(federation, batch_size=2))
+    assert said.num_examples == 3
+    assert "makes nothing of 2 of 3 records" in capsys.readouterr().err
+
+
+def test_a_round_in_which_nothing_can_be_encoded_is_like_any_other(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "update-gaussian", clients=1)
+    write_records(federation, ["", ""])
+    assert statement_of(part(federation)).num_examples == 2
+
+
+def test_a_record_longer_than_the_emulator_reads_is_cut_under_a_mechanism() -> None:
+    emulator = tiny_emulator()
+    records = [TextRecord("the film is good " * 200), TextRecord("the story")]
+    long, short = one_of_each(records, emulator, 2_000, SilentReporter())
+    assert len(long.token_ids) == emulator.model.config.max_position_embeddings > len(short.token_ids)
+
+
+def test_the_way_to_the_gradients_is_said_once_a_round_in_the_data_owner_s_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    rewrite_data_owner(federation.data_owner_directories[0], "device =", "gradient_checkpointing = true\ndevice =")
+    part(federation)
+    part(federation, nonce="b" * 64)
+    said = [line for line in capsys.readouterr().err.splitlines() if "dp-sgd" in line]
+    assert len(said) == 1
+    assert said[0].startswith("round 1, dp-sgd: one example at a time: activations are recomputed going backward")
 
 
 def test_s23_a_ledger_that_went_back_is_noticed_by_the_head_that_the_server_saw(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from fl_clients.policy import DataOwnerFile, Policy, permit, read_data_owner_file
+from fl_clients.policy import DataOwnerFile, Policy, may_tell_steps, permit, read_data_owner_file
 from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.errors import InputError, InstructionsRefusedError, RunFileError
 from scaleot_core.federation.messages import Instructions
@@ -19,6 +19,9 @@ owner_public_key = "owner.pub"
 [policy]
 max_local_steps = 50
 """
+
+
+PRIVACY = '[privacy]\nepsilon = 1.0\ndelta = 1e-5\nmechanisms = ["dp-sgd"]\n'
 
 
 def own_file(directory: Path, text: str = FILE) -> DataOwnerFile:
@@ -53,6 +56,23 @@ def test_the_file_is_read_and_its_paths_start_at_its_own_directory(tmp_path: Pat
     assert own.data == tmp_path / "train.jsonl"
     assert own.bundle == Path("/srv/bundle")
     assert own.policy == Policy(max_local_steps=50)
+
+
+@pytest.mark.parametrize(
+    ("line", "privacy", "tells"),
+    [
+        ("", "", True),
+        ("", PRIVACY, False),
+        ("tells_steps = true", PRIVACY, True),
+        ("tells_steps = false", PRIVACY, False),
+        ("tells_steps = false", "", False),
+    ],
+)
+def test_steps_are_told_under_a_mechanism_only_where_the_data_owner_says_so(
+    tmp_path: Path, line: str, privacy: str, *, tells: bool
+) -> None:
+    own = own_file(tmp_path, FILE.replace("[policy]", f"{line}\n[policy]") + privacy)
+    assert may_tell_steps(own) is tells
 
 
 def test_every_fault_of_the_file_is_reported_together(tmp_path: Path) -> None:

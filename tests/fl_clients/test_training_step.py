@@ -8,18 +8,21 @@ from pathlib import Path
 import grpc
 import pytest
 
-from fl_clients import training_step
+from fl_clients import agent, training_step
 from fl_clients.grpc_source import grpc_source
+from fl_clients.membership import Membership
+from fl_clients.policy import read_data_owner_file
 from fl_clients.session import EmulatorShelf, take_part
 from fl_clients.training_step import STEP_FILE, StepReporter, read_step, tell_steps
 from fl_server.bundle_index import index_bundles
 from fl_server.distribution import serve_bundles
+from scaleot_core.address import Address
 from scaleot_core.bundle.canonical import canonical_json
 from scaleot_core.bundle.distribution import SERVICE, TRAINING_METHOD, TrainingRequest
 from scaleot_core.federation.messages import Instructions, decode_statement
 from scaleot_core.federation.signing import claimed
 from tests.support.bundles import CLINIC
-from tests.support.federations import Federation, build_federation
+from tests.support.federations import Federation, build_federation, rewrite_data_owner
 from tests.support.fetching import Parties, parties
 from tests.support.private_updates import instructions, private_federation
 
@@ -113,6 +116,31 @@ def test_the_agent_tells_each_new_step_once_and_the_server_knows_whose_it_is(
         (home / STEP_FILE).unlink()
         assert tell_steps(source, home, seconds=0.2, told=told) == step(2)
     assert heard == [(CLINIC, step(1)), (CLINIC, step(2))]
+
+
+@pytest.mark.parametrize(("line", "heard_steps"), [("", 0), ("tells_steps = true\n", 1)])
+def test_under_a_mechanism_the_agent_tells_no_step_unless_its_owner_says_so(
+    two: Parties, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, heard_steps: int
+) -> None:
+    home = private_federation(tmp_path, "dp-sgd", clients=1).data_owner_directories[0]
+    rewrite_data_owner(home, "device =", f"{line}device =")
+    (home / STEP_FILE).parent.mkdir()
+    (home / STEP_FILE).write_bytes(canonical_json(step(1).model_dump()))
+    monkeypatch.setattr(training_step, "STEP_SECONDS", 0.05)
+    monkeypatch.setattr(agent, "LOOK_SECONDS", 0.5)
+    heard: list[TrainingRequest] = []
+    index = index_bundles([two.scene.path])
+    with serve_bundles(
+        lambda: index,
+        "127.0.0.1:0",
+        tls=two.server,
+        is_allowed=lambda _: True,
+        on_training=lambda _, told: heard.append(told),
+    ) as port:
+        address = Address("127.0.0.1", port)
+        membership = Membership(home, read_data_owner_file(home), address, address, two.clinic)
+        agent.wait_for_next_look(membership, None)
+    assert heard == [step(1)] * heard_steps
 
 
 def test_a_server_that_is_away_or_refuses_costs_nothing_but_the_report(

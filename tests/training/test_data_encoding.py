@@ -4,12 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex
+from tokenizers.normalizers import Replace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from scaleot_core.errors import DataError
 from scaleot_core.training.data import (
     IGNORED_LABEL,
+    STAND_IN,
     AnswerRecord,
     ChatRecord,
     ChoiceRecord,
@@ -281,6 +284,75 @@ def test_one_record_more_is_one_example_more_whatever_its_length() -> None:
     assert len(encode_for_training([LONG], TOKENIZER, max_tokens=16)) > 1
 
 
-def test_records_without_text_have_no_first_example() -> None:
+def template_that_minds(secret: str, refusal: str) -> PreTrainedTokenizerFast:
+    """A tokenizer whose chat template does what ``refusal`` says where a conversation holds the secret."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for message in messages %}{% if '" + secret + "' in message['content'] %}" + refusal + "{% endif %}"
+        "{{ message['content'] }}{% endfor %}"
+    )
+    return tokenizer
+
+
+def picky_tokenizer(secret: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that finds nothing in a text with the secret, and so no token in it."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = Replace(Regex(f".*{secret}.*"), "")
+    return tokenizer
+
+
+REFUSALS = (
+    "{{ raise_exception('no') }}",  # a template's own word
+    "{{ 1 // 0 }}",  # none of Jinja's errors
+    "{{ 'a' + 1 }}",
+    "{{ 'a' * 10 ** 15 }}",  # more than there is memory
+    "{{ messages[99]['content'] }}",
+)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_template_that_refuses_one_record_changes_neither_the_number_nor_the_others(refusal: str) -> None:
+    tokenizer = template_that_minds("cancer", refusal)
+    ill = ChatRecord((Message("user", "cancer?"), Message("assistant", "it is true")))
+    well = ChatRecord((Message("user", "the film?"), Message("assistant", "it is good")))
+    (alone,) = encode_first_examples([well], tokenizer, max_tokens=16)
+    assert encode_first_examples([well, ill, well], tokenizer, max_tokens=16) == (alone, STAND_IN, alone)
+
+
+def test_a_target_in_which_the_tokenizer_finds_nothing_still_counts() -> None:
+    tokenizer = picky_tokenizer("cancer")
+    records = [CompletionRecord("", "cancer"), CompletionRecord("the", "film")]
+    tokenizer.eos_token = None
+    first, second = encode_first_examples(records, tokenizer, max_tokens=16)
+    assert first == STAND_IN != second
+
+
+def test_records_of_nothing_count_and_take_the_same_stand_in() -> None:
+    records = [TextRecord(""), TextRecord("the film"), TextRecord("")]
+    (film,) = encode_first_examples([records[1]], TOKENIZER, max_tokens=16)
+    assert encode_first_examples(records, TOKENIZER, max_tokens=16) == (STAND_IN, film, STAND_IN)
+
+
+def test_a_record_with_a_token_that_the_model_lacks_takes_the_stand_in() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["cancer"])
+    records = [TextRecord("cancer"), TextRecord("the film")]
+    within = len(tokenizer) - 1
+    first, second = encode_first_examples(records, tokenizer, max_tokens=16, vocabulary_size=within)
+    assert first == STAND_IN != second
+    assert STAND_IN not in encode_first_examples(records, tokenizer, max_tokens=16, vocabulary_size=within + 1)
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=80), st.integers(2, 16))
+@settings(max_examples=25, deadline=None)
+def test_each_text_is_one_example_in_the_order_of_the_records(texts: list[str], max_tokens: int) -> None:
+    records = [TextRecord(text) for text in texts]
+    alone = [encode_first_examples([record], TOKENIZER, max_tokens=max_tokens)[0] for record in records]
+    assert list(encode_first_examples(records, TOKENIZER, max_tokens=max_tokens)) == alone
+
+
+def test_no_record_and_no_room_have_no_first_example() -> None:
     with pytest.raises(DataError, match="no text to train on"):
-        encode_first_examples([TextRecord("")], TOKENIZER, max_tokens=16)
+        encode_first_examples([], TOKENIZER, max_tokens=16)
+    with pytest.raises(DataError, match="at least 2 tokens"):
+        encode_first_examples([TextRecord("the film")], TOKENIZER, max_tokens=1)

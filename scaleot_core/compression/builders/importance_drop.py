@@ -12,11 +12,13 @@ from scaleot_core.progress import Reporter
 
 def build(full: LanguageModel, request: EmulatorRequest, public: PublicKnowledge, *, reporter: Reporter) -> Emulator:
     """Builds the emulator that leaves out the least important layers; the others keep their rank."""
+    importance = public.importance()
     plan = plan_layers(
-        public.importance().scores,
+        importance.scores,
         adapter=request.adapter,
         replaced_layer_share=request.replaced_layer_share,
         removed_rank_share=0.0,
         replaced_role=LayerRole.DROPPED,
+        group_size=importance.settings.fixed_group_size,
     )
     return build_emulator(full, plan, {}, harmonizer_rank=1)

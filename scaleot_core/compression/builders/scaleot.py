@@ -24,6 +24,7 @@ def build(full: LanguageModel, request: EmulatorRequest, public: PublicKnowledge
         replaced_layer_share=request.replaced_layer_share,
         removed_rank_share=request.removed_rank_share,
         rank_target=request.rank_target,
+        group_size=importance.settings.fixed_group_size,
     )
     return build_emulator(
         full,

@@ -1,5 +1,7 @@
+import io
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -10,9 +12,10 @@ import pytest
 
 from fl_server.comparison.compare import compare
 from fl_server.simulation import simulate
+from scaleot_core import progress
 from scaleot_core.config import to_toml
 from scaleot_core.errors import DataError, RunFileError
-from scaleot_core.progress import SilentReporter
+from scaleot_core.progress import LogReporter, SilentReporter
 from tests.support.tiny_task import tiny_run, write_task
 
 GRID = """
@@ -100,28 +103,48 @@ def test_a_point_under_any_rule_is_what_the_whole_federation_gives(
     assert point["results"]["plug_in"] != points_by_rule["fedavg"]["results"]["plug_in"], "it is another rule"
 
 
+def num_results_in(directory: Path) -> int:
+    return len(list((directory / "results").glob("*.json")))
+
+
 def test_a_killed_comparison_goes_on_where_it_was_and_gives_the_same(task: Path, tmp_path: Path) -> None:
-    """SIGKILL at random points of time, again and again, until one comes through."""
+    """SIGKILL a random time after a random number of new results, again and again; then one comes through."""
     (tmp_path / "grid.toml").write_text(GRID)
     run = tiny_run(task, file=tmp_path / "grid.toml")
     (tmp_path / "run.toml").write_text(to_toml(run))
     started = time.monotonic()
     undisturbed = compare(run, tmp_path / "undisturbed", SilentReporter())
     seconds = time.monotonic() - started
-    moments = random.Random(7)
-    kills, command = 0, [sys.executable, "-c", COMPARE, str(tmp_path / "run.toml"), str(tmp_path / "killed")]
-    while kills < 3:
+    num_results, moments = num_results_in(tmp_path / "undisturbed"), random.Random(7)
+    returncodes, command = [], [sys.executable, "-c", COMPARE, str(tmp_path / "run.toml"), str(tmp_path / "killed")]
+    for _ in range(3):
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert child.stdout and child.stdin and child.stdout.readline() == "ready\n"
         child.stdin.write("go\n")
         child.stdin.flush()
-        time.sleep(moments.uniform(0.1, 0.6) * seconds)
+        enough = num_results_in(tmp_path / "killed") + moments.randint(1, num_results // 5)
+        while child.poll() is None and num_results_in(tmp_path / "killed") < enough:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, seconds / num_results))
         child.kill()
         child.communicate()
-        kills += 1
-    done = len(list((tmp_path / "killed" / "results").glob("*.json")))
-    assert done > 0, "every kill came before the first result: the test shows nothing"
+        returncodes.append(child.returncode)
+    assert returncodes.count(-signal.SIGKILL) >= 2, f"most must be killed, not end by themselves: {returncodes}"
+    assert 0 < num_results_in(tmp_path / "killed") < num_results, "no kill came in the middle: the test shows nothing"
     assert without_seconds(compare(run, tmp_path / "killed", SilentReporter())) == without_seconds(undisturbed)
+
+
+def test_a_point_found_in_the_store_counts_as_done_and_is_not_timed(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LOG_INTERVAL_SECONDS", 0.0)
+    one = ('compare.builders=["uniform"]', "evaluation.full_fine_tuning=false")
+    compare(tiny_run(task, *one, "compare.seeds=[0]"), tmp_path / "out", SilentReporter())
+    stream = io.StringIO()
+    compare(tiny_run(task, *one, "compare.seeds=[0, 1, 2]"), tmp_path / "out", LogReporter(stream))
+    found, computed, _, _ = [line for line in stream.getvalue().splitlines() if line.startswith("points: ")]
+    assert found == "points: 1/3"
+    assert computed.startswith("points: 2/3  ") and computed.endswith(" s left")
 
 
 def test_evaluations_are_shared_between_points(task: Path, tmp_path: Path) -> None:

@@ -19,6 +19,15 @@ def test_a_result_is_computed_once_and_found_by_a_later_store(tmp_path: Path) ->
     assert ResultStore(tmp_path, VERSIONS).get_or_compute("figure", {"a": 1}, never) == {"loss": 0.25}
 
 
+def test_a_store_counts_what_it_computed_and_not_what_it_found(tmp_path: Path) -> None:
+    ResultStore(tmp_path, VERSIONS).get_or_compute("figure", {"a": 1}, lambda: {"loss": 1})
+    store = ResultStore(tmp_path, VERSIONS)
+    store.get_or_compute("figure", {"a": 1}, never)
+    assert store.num_computed == 0
+    store.get_or_compute("figure", {"a": 2}, lambda: {"loss": 2})
+    assert store.num_computed == 1
+
+
 @pytest.mark.parametrize(("what", "key"), [("figure", {"a": 2}), ("other", {"a": 1})])
 def test_what_differs_in_kind_or_inputs_is_another_result(tmp_path: Path, what: str, key: dict[str, int]) -> None:
     store = ResultStore(tmp_path, VERSIONS)
