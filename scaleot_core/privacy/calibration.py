@@ -129,6 +129,12 @@ def calibrate(
     return scaled(math.exp(_least(excess)))
 
 
+def noisiest(noise: str, budget: NoiseBudget, *, lmo_shape: Mapping[str, float] = LMO_SHAPE) -> PrivacyEvent:
+    """Returns all the releases of a budget with as much noise of a law as there is: what it does not keep, none does."""
+    parameters = _parameters(noise, MOST_SCALE, float(budget.dimension), lmo_shape)
+    return PrivacyEvent(noise, parameters, budget.sample_rate, budget.count)
+
+
 def noise_multiplier_for(
     epsilon: float, delta: float, *, sample_rate: float, count: int, noise: str = "gaussian", dimension: int = 1
 ) -> float:

@@ -7,7 +7,7 @@ same for all clients; a data owner with fewer records than that takes all of the
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -15,7 +15,7 @@ from scaleot_core.errors import InputError, Reason, RoundFailedError, UpdateReje
 from scaleot_core.federation.averaging import FederationState, RoundOutcome
 from scaleot_core.federation.messages import PrivacyRequest, PrivateRelease
 from scaleot_core.federation.validation import SCALARS, AdapterUpdate, ExpectedScalars
-from scaleot_core.privacy.calibration import NoiseBudget, calibrate, check_rounds_fit
+from scaleot_core.privacy.calibration import NoiseBudget, calibrate, check_rounds_fit, noisiest
 from scaleot_core.privacy.directions import direction_key
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
 from scaleot_core.privacy.dp_sgd import DPSGD
@@ -75,8 +75,9 @@ def round_event(
     """Returns what each round costs a data owner of ``num_examples`` records, after what other runs have ``spent``.
 
     Raises:
-        BudgetExhaustedError: with the data owner's own noise the planned rounds pass the budget; it says how many fit.
-        InputError: no noise keeps the budget, or a number is out of range.
+        BudgetExhaustedError: the planned rounds pass the budget, with the data owner's own noise, or with any; it says
+            how many fit.
+        InputError: a number is out of range.
     """
     request, noise = asked.privacy, NOISE_OF[asked.privacy.mechanism]
     sample_rate = _sample_rate(asked, num_examples)
@@ -90,11 +91,9 @@ def round_event(
     dimension = request.num_directions if request.sends_scalars else 1
     norm: Literal["L1", "L2"] = "L1" if noise == "lmo" else "L2"
     releases = asked.releases_per_round
-    whole_run = calibrate(
-        noise,
-        NoiseBudget(budget.epsilon, budget.delta, sample_rate, request.rounds * releases, dimension, norm),
-        spent=spent,
-    )
+    one_round = NoiseBudget(budget.epsilon, budget.delta, sample_rate, releases, dimension, norm)
+    check_rounds_fit((noisiest(noise, one_round),), request.rounds, budget.epsilon, budget.delta, spent=spent)
+    whole_run = calibrate(noise, replace(one_round, count=request.rounds * releases), spent=spent)
     return PrivacyEvent(noise, whole_run.parameters, sample_rate, releases)
 
 

@@ -115,7 +115,10 @@ def privacy_line(report: Report) -> str:
     privacy = report.privacy
     if privacy.epsilon_spent is None:
         return f"mechanism {privacy.mechanism}: no guarantee; updates can leak training text"
-    return f"{privacy.mechanism}, epsilon {privacy.epsilon_spent:g} at delta {privacy.delta:g}, unit {privacy.unit}"
+    spent = f"epsilon {privacy.epsilon_spent:g} at delta {privacy.delta:g}, unit {privacy.unit}"
+    if privacy.mechanism == "client-level":  # the server's noise: there is no ledger
+        return f"{privacy.mechanism}, {spent}"
+    return f"{privacy.mechanism}, {spent}, by the accepted updates: what was refused or lost counts in the ledgers too"
 
 
 def seconds_line(report: Report) -> str:

@@ -8,6 +8,7 @@ from scaleot_core.federation.messages import MechanismName, PrivateRelease
 from scaleot_core.federation.validation import SCALARS, AdapterUpdate
 from scaleot_core.privacy.accountant import epsilon_of
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
+from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.mechanism import MECHANISMS
 from scaleot_core.privacy.private_rounds import (
     NOISE_OF,
@@ -113,6 +114,14 @@ def test_the_bound_on_scalars_is_the_length_of_the_step_that_they_make() -> None
     moved = moved_by_mean(large, [{SCALARS: scalars}], [1], asked(), 1)["a"]
     assert (expected.steps, expected.directions) == (4, 2)
     assert float(moved.norm()) == pytest.approx(expected.unit_norm * np.linalg.norm(scalars.numpy()), rel=0.03)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_budget_that_other_runs_have_spent_refuses_the_rounds_before_training(mechanism: MechanismName) -> None:
+    spent = (PrivacyEvent("gaussian", {"noise_multiplier": 0.5}, 1.0, 4),)
+    with pytest.raises(BudgetExhaustedError) as refused:
+        round_event(asked(mechanism), 100, BUDGET, spent)
+    assert (refused.value.rounds_that_fit, refused.value.budget) == (0, BUDGET.epsilon)
 
 
 NUM_EXAMPLES = 80
