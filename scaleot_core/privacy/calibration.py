@@ -129,9 +129,9 @@ def calibrate(
     return scaled(math.exp(_least(excess)))
 
 
-def noisiest(noise: str, budget: NoiseBudget, *, lmo_shape: Mapping[str, float] = LMO_SHAPE) -> PrivacyEvent:
-    """Returns all the releases of a budget with as much noise of a law as there is: what it does not keep, none does."""
-    parameters = _parameters(noise, MOST_SCALE, float(budget.dimension), lmo_shape)
+def noisiest(noise: str, budget: NoiseBudget) -> PrivacyEvent:
+    """Returns all the releases of a budget with as much noise of a law as there is: what it passes, no noise keeps."""
+    parameters = _parameters(noise, MOST_SCALE, float(budget.dimension), LMO_SHAPE)
     return PrivacyEvent(noise, parameters, budget.sample_rate, budget.count)
 
 
