@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from scaleot_core.seeds import generator_for
 from scaleot_core.shapes import Matrix
 
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
@@ -35,10 +36,10 @@ def peak_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
 
     A product that takes longer than a second is the last; larger ones would not be faster by much.
     """
-    best = 0.0
+    best, generator = 0.0, generator_for(0, "matrix products")
     for side in SIDES[device.type]:
         # Not of ones: a GPU draws less power on numbers that are alike, and then runs faster than on real ones.
-        left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        left, right = (torch.randn(side, side, generator=generator).to(device, dtype) for _ in range(2))
         left @ right  # the first one also loads kernels
         seconds = min(_product_seconds(left, right) for _ in range(_REPEATS))
         best = max(best, 2 * side**3 / seconds)
