@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fl_server.compress import disclosure_basis, public_blocks
 from fl_server.data import Data
+from fl_server.sealed_versions import DISCLOSURE_DIRECTORY
 from scaleot_core.compression.emulator import Emulator
 from scaleot_core.evaluation import Metrics
 from scaleot_core.model_privacy.disclosure import Revealed, disclosed_union, verbatim_share, what_would_be_new
@@ -43,6 +44,11 @@ def disclosure_record(run: RunFile) -> Path | None:
     return Path(directory) if directory else None
 
 
+def record_of_home(run: RunFile, home: Path) -> Path:
+    """Returns the directory in which the emulators of a model owner's home add up: its own, unless another is named."""
+    return disclosure_record(run) or home / DISCLOSURE_DIRECTORY
+
+
 def warn_of_disclosure(record: Path | None, full: LanguageModel, revealed: Revealed, reporter: Reporter) -> None:
     """Says, before an emulator leaves, of which layers it would reveal more than those in the record did.
 
@@ -55,8 +61,10 @@ def warn_of_disclosure(record: Path | None, full: LanguageModel, revealed: Revea
         reporter.note(f"warning: more of layers {', '.join(indices)} leaves than with the emulators before this one")
 
 
-def measure_model_privacy(run: RunFile, target: Target, data: Data, reporter: Reporter) -> ReportedModelPrivacy:
-    """Measures floors and attacks on held-out records, and records the emulator where the run file says so.
+def measure_model_privacy(
+    run: RunFile, target: Target, data: Data, reporter: Reporter, *, record: Path | None
+) -> ReportedModelPrivacy:
+    """Measures floors and attacks on held-out records, and records the emulator in the ``record`` of disclosure.
 
     The attacks see the text of all data owners together, which is more than any one of them has.
 
@@ -76,7 +84,7 @@ def measure_model_privacy(run: RunFile, target: Target, data: Data, reporter: Re
         strong = healing[0].tuned  # the same attack on the same copy
     elif tuning:
         strong = tune_whole_emulator(target.emulator, tuning, data.test, seed=seed, reporter=reporter)
-    disclosure = _disclose(run, target, reporter)
+    disclosure = _disclose(Revealed(target.emulator.plan, disclosure_basis(run, reporter)), target, record)
     return ReportedModelPrivacy(floors, strong, healing, disclosure, time.monotonic() - started)
 
 
@@ -106,9 +114,7 @@ def _heal(
     )
 
 
-def _disclose(run: RunFile, target: Target, reporter: Reporter) -> ReportedDisclosure:
-    record, plan = disclosure_record(run), target.emulator.plan
-    revealed = Revealed(plan, disclosure_basis(run, reporter))
+def _disclose(revealed: Revealed, target: Target, record: Path | None) -> ReportedDisclosure:
     out: tuple[Revealed, ...] = (revealed,)
     before: tuple[Revealed, ...] = ()
     if record:
@@ -116,7 +122,7 @@ def _disclose(run: RunFile, target: Target, reporter: Reporter) -> ReportedDiscl
         recorded = record_disclosure(record, target.full.digest, left)
         out = recorded.revealed
         before = tuple(one.revealed for one in recorded.emulators if one.digest != target.digest)
-    union = disclosed_union(out, len(plan.layers))
+    union = disclosed_union(out, len(revealed.plan.layers))
     share = verbatim_share(union, count_parameters(target.full))
     new = what_would_be_new(before, revealed) if before else ()
     return ReportedDisclosure(record is not None, len(out), share, union, new)

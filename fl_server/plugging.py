@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fl_server.compress import load_full_model
 from fl_server.data import Data, read_own_data
-from fl_server.model_privacy import Target, measure_model_privacy
+from fl_server.model_privacy import Target, measure_model_privacy, record_of_home
 from fl_server.owner import read_round_adapter, read_rounds, read_settings
 from fl_server.owner_home import OwnerHome
 from fl_server.registry import Registry
@@ -91,7 +91,13 @@ def plug_in(home: Path, directory: Path, reporter: Reporter) -> Report:
             find_importance(IMPORTANCE_DIRECTORY, [sealed.directory]),
             sealed.record.emulator,
             sealed.bundle,
-            measure_model_privacy(run, Target(full, emulator, sealed.record.digest, zero_shot), data, reporter),
+            measure_model_privacy(
+                run,
+                Target(full, emulator, sealed.record.digest, zero_shot),
+                data,
+                reporter,
+                record=record_of_home(run, home),
+            ),
             tuple(member.name for member in Registry(owner_home.registry).members()),
         ),
         watch.read(),

@@ -6,13 +6,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fl_server.compress import Workbench, disclosure_basis, load_full_model, needs_importance
-from fl_server.model_privacy import disclosure_record, warn_of_disclosure
+from fl_server.model_privacy import record_of_home, warn_of_disclosure
 from fl_server.owner import INITIAL_ADAPTER_FILE
 from fl_server.reference import adapter_spec
 from fl_server.sealed_versions import (
     BUNDLE_DIRECTORY,
     DATA_KEY_FILE,
-    DISCLOSURE_DIRECTORY,
     IMPORTANCE_DIRECTORY,
     PLAIN_PREFIX,
     RUN_FILE,
@@ -120,7 +119,7 @@ def seal_version(
     """
     with next_version(home, version) as (directory, number):
         full = load_full_model(run.model, reporter)
-        disclosed = disclosure_record(run) or home / DISCLOSURE_DIRECTORY
+        disclosed = record_of_home(run, home)
         made = compress(run, full, Stopwatch(), reporter, record=disclosed)
         spec, initial = initial_adapter(run, full, made.emulator.plan)
         reporter.note(f"sealing version {number}")

@@ -230,7 +230,8 @@ def _measure(session: _Session, sealed: SealedBundle, federated: _Federated, zer
         emulator = read_emulator(opened.files, device=full.model.device)
     worth = measure_worth(full, emulator, spec, federated.adapters, data=session.data, evaluate=session.evaluate)
     target = Target(full, emulator, sealed.digest, zero_shot)
-    model_privacy = measure_model_privacy(session.run, target, session.data, session.reporter)
+    record = disclosure_record(session.run)
+    model_privacy = measure_model_privacy(session.run, target, session.data, session.reporter, record=record)
     results = Results(zero_shot, worth.emulator_zero_shot, worth.emulator_tuned, worth.plug_in, None)
     return _Measured(results, worth.adapter, model_privacy)
 

@@ -43,3 +43,9 @@ def owner(deployed: "Deployed", tmp_path: Path) -> Path:
 def data_owner(deployed: "Deployed", tmp_path: Path) -> Path:
     """A data owner's home of one's own."""
     return shutil.copytree(deployed.data_owner_homes[0], tmp_path / "data-owner")
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that holds nothing of another test."""
+    monkeypatch.setenv("SCALEOT_CACHE", str(tmp_path / "cache"))

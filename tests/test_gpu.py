@@ -18,7 +18,7 @@ from scaleot_core.progress import SilentReporter
 from tests.support.private_tasks import attached_adapter, random_examples
 from tests.support.tiny_task import tiny_run, write_task
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
 DEVICES = ("cpu", "cuda")
 LOSS_TOLERANCE = 0.03
@@ -30,20 +30,16 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_task(tmp_path_factory.mktemp("task"))
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCALEOT_CACHE", str(tmp_path / "cache"))
-
-
-def points(task: Path, folder: Path, grid: str, *overrides: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Runs a comparison on both devices and returns each point's results side by side."""
+def check_comparison(task: Path, folder: Path, grid: str, *overrides: str) -> None:
+    """Runs a comparison on both devices and checks that every point comes to the same on both."""
     file = folder / "grid.toml"
     file.write_text(grid)
     sides = []
     for device in DEVICES:
         run = tiny_run(task, *overrides, f"model.device={device}", file=file)
         sides.append(compare(run, folder / device, SilentReporter()))
-    return [(one["results"], other["results"]) for one, other in zip(*sides, strict=True)]
+    for one, other in zip(*sides, strict=True):
+        check_alike(one["results"], other["results"])
 
 
 def check_alike(results: dict[str, Any], others: dict[str, Any]) -> None:
@@ -54,8 +50,7 @@ def check_alike(results: dict[str, Any], others: dict[str, Any]) -> None:
 
 def test_every_builder_gives_the_same_emulator_to_tune_and_plug_in(task: Path, tmp_path: Path) -> None:
     grid = '[compare]\nseeds = [0]\n[compare.variants]\nplain = {}\nranks = { "emulator.rank_target" = "both" }\n'
-    for results, others in points(task, tmp_path, grid, "emulator.distillation_steps=3"):
-        check_alike(results, others)
+    check_comparison(task, tmp_path, grid, "emulator.distillation_steps=3")
 
 
 def test_every_kind_of_adapter_learns_the_same(task: Path, tmp_path: Path) -> None:
@@ -63,8 +58,7 @@ def test_every_kind_of_adapter_learns_the_same(task: Path, tmp_path: Path) -> No
         '[compare]\nbuilders = ["uniform"]\nseeds = [0]\n[compare.vary]\n'
         '"adapter.kind" = ["lora", "layers", "bottleneck"]\n"emulator.adapter_rule" = ["spread", "gradient"]\n'
     )
-    for results, others in points(task, tmp_path, grid, "federation.gradient_checkpointing=true"):
-        check_alike(results, others)
+    check_comparison(task, tmp_path, grid, "federation.gradient_checkpointing=true")
 
 
 def test_every_mechanism_of_privacy_runs_with_hardly_any_noise_as_on_the_cpu(task: Path, tmp_path: Path) -> None:
@@ -73,8 +67,7 @@ def test_every_mechanism_of_privacy_runs_with_hardly_any_noise_as_on_the_cpu(tas
         '"privacy.mechanism" = ["dp-sgd", "dpzero", "update-gaussian", "client-level"]\n'
     )
     settings = ("privacy.epsilon=20", "privacy.num_directions=2", "federation.learning_rate=1e-4", "adapter.rank=1")
-    for results, others in points(task, tmp_path, grid, *settings):
-        check_alike(results, others)
+    check_comparison(task, tmp_path, grid, *settings)
 
 
 def test_a_whole_federation_with_attacks_and_canary_runs_on_a_gpu(task: Path, tmp_path: Path) -> None:

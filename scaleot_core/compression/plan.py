@@ -135,10 +135,8 @@ def plan_layers(
         ModelError: a share outside 0 to 1.
     """
     check_share("replaced_layer_share", replaced_layer_share)
-    others = sorted((i for i in range(len(scores)) if i not in adapter), key=lambda i: (scores[i], i))
-    if group_size is not None:
-        ascending = tuple(others)
-        others.sort(key=lambda i: (_place_in_group(i, ascending, group_size), i))
+    ascending = sorted((i for i in range(len(scores)) if i not in adapter), key=lambda i: (scores[i], i))
+    others = sorted(ascending, key=lambda i: (_place_in_group(i, ascending, group_size or len(scores)), i))
     replaced = frozenset(others[: rounded_down(replaced_layer_share * len(others))])
     roles = {
         index: LayerRole.ADAPTER if index in adapter else replaced_role if index in replaced else LayerRole.KEPT

@@ -92,7 +92,7 @@ def disclosed_union(emulators: Sequence[Revealed], num_layers: int) -> tuple[Dis
         by_basis[emulator.basis] = [
             _joined(one, _disclosed(planned)) for one, planned in zip(known, layers, strict=True)
         ]
-    return tuple(_added_up(alike) for alike in zip(*by_basis.values(), strict=True)) if by_basis else tuple(nothing)
+    return tuple(_added_up(alike) for alike in zip(nothing, *by_basis.values(), strict=True))
 
 
 def verbatim_share(union: Sequence[DisclosedLayer], counts: ParameterCounts) -> float:

@@ -92,20 +92,31 @@ def round_event(
     norm: Literal["L1", "L2"] = "L1" if noise == "lmo" else "L2"
     releases = asked.releases_per_round
     one_round = NoiseBudget(budget.epsilon, budget.delta, sample_rate, releases, dimension, norm)
-    check_rounds_fit((noisiest(noise, one_round),), request.rounds, budget.epsilon, budget.delta, spent=spent)
-    whole_run = calibrate(noise, replace(one_round, count=request.rounds * releases), spent=spent)
+    try:
+        whole_run = calibrate(noise, replace(one_round, count=request.rounds * releases), spent=spent)
+    except InputError:
+        check_rounds_fit((noisiest(noise, one_round),), request.rounds, budget.epsilon, budget.delta, spent=spent)
+        raise
     return PrivacyEvent(noise, whole_run.parameters, sample_rate, releases)
 
 
 def asks_for(asked: AskedTraining, event: PrivacyEvent, num_examples: int) -> bool:
     """Tells whether a round of what is asked is one ``event``, at whatever scale its noise was calibrated to."""
-    dimension = event.parameters.get("dimension")
-    return (
-        event.noise == NOISE_OF[asked.privacy.mechanism]
-        and event.count == asked.releases_per_round
-        and event.sample_rate == _sample_rate(asked, num_examples)
-        and dimension in (None, asked.privacy.num_directions)
+    said = {"sample_rate": event.sample_rate, **event.parameters}
+    return (event.noise, event.count) == (NOISE_OF[asked.privacy.mechanism], asked.releases_per_round) and all(
+        said.get(name) == value for name, value in _fixed_numbers(asked, num_examples).items()
     )
+
+
+def _fixed_numbers(asked: AskedTraining, num_examples: int) -> dict[str, float]:
+    """Returns what of a round's event follows from what is asked, by name: all but how much noise there is."""
+    fixed = {"sample_rate": _sample_rate(asked, num_examples)}
+    match NOISE_OF[asked.privacy.mechanism]:
+        case "discrete-gaussian":
+            fixed["cells_per_unit"] = CELLS_PER_UNIT
+        case "lmo":
+            fixed["dimension"] = float(asked.privacy.num_directions)
+    return fixed
 
 
 def _sample_rate(asked: AskedTraining, num_examples: int) -> float:
@@ -189,13 +200,8 @@ def promised_event(asked: AskedTraining, client: str, release: PrivateRelease, n
         expected = f"{wanted[1]} releases under {wanted[0]} noise"
         got = f"{release.count} under {release.noise}"
         raise UpdateRejectedError(Reason.PRIVACY, client=client, expected=expected, got=got)
-    fixed = {"sample_rate": _sample_rate(asked, num_examples)}
-    if wanted[0] == "discrete-gaussian":
-        fixed["cells_per_unit"] = CELLS_PER_UNIT
-    if wanted[0] == "lmo":
-        fixed["dimension"] = float(asked.privacy.num_directions)
     said = {"sample_rate": release.sample_rate, **release.parameters}
-    for name, value in fixed.items():
+    for name, value in _fixed_numbers(asked, num_examples).items():
         if said.get(name) != value:
             raise UpdateRejectedError(
                 Reason.PRIVACY, client=client, expected=f"{name} {value:.9g}", got=str(said.get(name))

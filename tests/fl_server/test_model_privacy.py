@@ -6,7 +6,7 @@ import pytest
 
 from fl_server.compress import Workbench, disclosure_basis, load_full_model
 from fl_server.data import read_data
-from fl_server.model_privacy import Target, measure_model_privacy, warn_of_disclosure
+from fl_server.model_privacy import Target, disclosure_record, measure_model_privacy, record_of_home, warn_of_disclosure
 from fl_server.simulation import simulate
 from scaleot_core.compression.plan import LayerRole
 from scaleot_core.errors import InputError
@@ -19,17 +19,13 @@ from scaleot_core.report import ReportedModelPrivacy
 from scaleot_core.run_file import RunFile
 from tests.support.tiny_task import tiny_run, write_task
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 SILENT = SilentReporter()
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_task(tmp_path_factory.mktemp("material"))
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCALEOT_CACHE", str(tmp_path / "cache"))
 
 
 def run_file(material: Path, *overrides: str) -> RunFile:
@@ -49,7 +45,8 @@ def measured(run: RunFile, digest: str = "01" * 32) -> ReportedModelPrivacy:
     full, data = load_full_model(run.model, SILENT), read_data(run, SILENT)
     emulator = Workbench(full, run, SILENT).build(run.emulator)
     zero_shot = evaluate(full.model, full.tokenizer, data.test, reporter=SILENT)
-    return measure_model_privacy(run, Target(full, emulator, digest, zero_shot), data, SILENT)
+    target = Target(full, emulator, digest, zero_shot)
+    return measure_model_privacy(run, target, data, SILENT, record=disclosure_record(run))
 
 
 def test_by_default_floors_are_measured_attacks_are_not_and_no_record_is_kept(material: Path) -> None:
@@ -146,3 +143,9 @@ def test_a_basis_is_the_text_and_the_settings_that_choose_by_it(material: Path, 
         basis("emulator.builder=gradot", "emulator.loss_increase_weight=3"),
     ]
     assert len({*different, *pruned, "weights"}) == 7
+
+
+def test_a_home_keeps_its_own_record_unless_the_run_file_names_another(material: Path, tmp_path: Path) -> None:
+    assert record_of_home(run_file(material), tmp_path) == tmp_path / "disclosure"
+    named = run_file(material, f"model_privacy.disclosure_record={tmp_path / 'elsewhere'}")
+    assert record_of_home(named, tmp_path) == tmp_path / "elsewhere"

@@ -16,15 +16,12 @@ from scaleot_core.models.loading import load_model
 from scaleot_core.progress import SilentReporter
 from tests.support.tiny_task import QUESTION, tiny_run, write_task
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_task(tmp_path_factory.mktemp("material"))
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCALEOT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
