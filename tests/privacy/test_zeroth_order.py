@@ -6,8 +6,10 @@ import torch
 
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.errors import InputError
+from scaleot_core.models.layout import layout_for
 from scaleot_core.privacy.directions import direction
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
+from scaleot_core.privacy.losses import example_losses
 from scaleot_core.privacy.replay import flatten, replay
 from scaleot_core.privacy.zeroth_order import example_differences, sum_clipped_cells, write_vector
 from scaleot_core.training.data import EncodedExample
@@ -21,6 +23,7 @@ from tests.support.private_tasks import (
     random_examples,
     zeroth_order,
 )
+from tests.support.tiny_models import FAMILY_CONFIGS
 
 
 def loss_at(attached: AttachedAdapter, x: torch.Tensor, example: EncodedExample) -> float:
@@ -96,6 +99,32 @@ def test_the_adapter_comes_back_exactly_without_a_gradient(adapter: str) -> None
     example_differences(zeroth_order(smoothing=0.37), private_task(attached, []), random_examples(3), 0)
     assert all(torch.equal(tensor, state[name]) for name, tensor in attached.state().items())
     assert all(parameter.grad is None for parameter in attached.trainable().values())
+
+
+@pytest.mark.parametrize("model_type", FAMILY_CONFIGS)
+def test_the_layers_before_the_adapter_run_once_a_batch_and_change_no_bit(model_type: str) -> None:
+    attached = attached_adapter(model_type, dtype=torch.bfloat16)
+    settings, task, examples = zeroth_order(num_directions=3), private_task(attached, []), random_examples(9)
+    batches = list(task.physical_batches(examples))
+    adapter, expected = flatten(attached.trainable()), []
+    for k in range(3):
+        along = direction(settings.direction_key, step=0, index=k, size=adapter.size) * np.float32(settings.smoothing)
+        losses = []
+        for moved in (adapter + along, adapter - along):
+            write_vector(attached, moved)
+            with torch.inference_mode():
+                each = [example_losses(attached.model, batch)[: batch.num_examples] for batch in batches]
+            losses.append(torch.cat(each).double().numpy())
+        expected.append((losses[0] - losses[1]) / (2 * settings.smoothing))
+    write_vector(attached, adapter)
+    calls = []
+    linear = layout_for(attached.model.config).attention_linears[0]
+    first = layout_for(attached.model.config).layer(attached.model, 0).get_submodule(linear)
+    first.register_forward_hook(lambda *_: calls.append(1))
+    found = example_differences(settings, task, examples, 0)
+    np.testing.assert_array_equal(found, np.stack(expected, axis=1))
+    assert np.abs(found).max() > 0
+    assert len(calls) == len(batches) > 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,0 +1,54 @@
+"""The layers before the adapter's first: what leaves them is the same at every value of the adapter."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from scaleot_core.adapters.adapter import AttachedAdapter
+from scaleot_core.models.layout import layout_for
+from scaleot_core.privacy.losses import ExampleLosses, example_losses
+from scaleot_core.privacy.physical_batches import PhysicalBatch
+
+
+class FrozenPrefix:
+    """Losses of a few batches at many values of the adapter, the frozen layers before it run once for each batch.
+
+    Losses are the same to the last bit as without it. Kept is one hidden state for each token of the batches.
+    """
+
+    def __init__(self, attached: AttachedAdapter) -> None:
+        self._model = attached.model
+        layout = layout_for(attached.model.config)
+        first = min(int(name.partition(".")[0]) for name in attached.trainable())
+        self._layers = [layout.layer(attached.model, index) for index in range(first)]
+        self._outputs: dict[int, Any] = {}
+
+    def losses(self, number: int, batch: PhysicalBatch) -> ExampleLosses:
+        """Returns ``example_losses`` at the adapter's present value; ``number`` names the batch, always the same."""
+        if not self._layers:
+            return example_losses(self._model, batch)
+        if number in self._outputs:
+            with _answering(self._layers, self._outputs[number]):
+                return example_losses(self._model, batch)
+        handle = self._layers[-1].register_forward_hook(lambda *call: self._outputs.update({number: call[-1]}))
+        try:
+            return example_losses(self._model, batch)
+        finally:
+            handle.remove()
+
+
+@contextmanager
+def _answering(layers: list[nn.Module], output: Any) -> Iterator[None]:
+    """Lets every one of the layers return ``output``, whatever comes in."""
+    own = [vars(layer).get("forward") for layer in layers]  # accelerate's hooks stand there in a spread model
+    for layer in layers:
+        layer.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
