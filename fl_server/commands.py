@@ -26,9 +26,10 @@ def check(file: RunFileArgument, overrides: SetOption = [], *, as_json: JsonOpti
         costs = planned_costs(run, terminal_or_log_reporter())
     elif run.privacy.mechanism != "none":
         from fl_server.data import read_data
-        from fl_server.privacy import planned_lines
+        from fl_server.privacy import compared_noises, planned_lines
 
-        costs = planned_lines(run, read_data(run, terminal_or_log_reporter()).partitions)
+        partitions = read_data(run, terminal_or_log_reporter()).partitions
+        costs = [*planned_lines(run, partitions), *compared_noises(run, partitions)]
     if as_json:
         typer.echo(run.model_dump_json(indent=2))
     else:

@@ -10,9 +10,10 @@ from fl_server.workspace import organisation
 from scaleot_core.federation.messages import PrivacyRequest, PrivateRelease
 from scaleot_core.privacy import client_level
 from scaleot_core.privacy.accountant import Accountant, epsilon_of
+from scaleot_core.privacy.calibration import best_noise
 from scaleot_core.privacy.client_level import ClientLevelNoise
 from scaleot_core.privacy.events import PrivacyEvent
-from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, named_event, round_event
+from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, named_event, noise_budget, round_event
 from scaleot_core.privacy.units import unit_of
 from scaleot_core.progress import Reporter
 from scaleot_core.report import ReportedPrivacy
@@ -98,13 +99,13 @@ def planned_lines(run: RunFile, partitions: Sequence[Sequence[Record]]) -> list[
     accountant = Accountant()
     if noise := server_noise(run):
         return _server_lines(run, noise)
-    lines = []
+    lines, (unit, neighbouring) = [], unit_of(run.privacy.mechanism)
     for (client, event), records in zip(planned_events(run, partitions).items(), partitions, strict=False):
         epsilon = accountant.epsilon((event,), run.privacy.delta)
         lines.append(
             f"{client}: {len(records)} records, {event.noise} noise of standard deviation {event.law().stddev():.4g} "
             f"times the bound, sample rate {event.sample_rate:.4g}, {event.count} releases: epsilon {epsilon:.4g} "
-            f"at delta {run.privacy.delta:g}"
+            f"at delta {run.privacy.delta:g} for {unit}, neighbouring data sets by {neighbouring}"
         )
         if run.privacy.delta >= 1 / max(len(records), 1):
             lines.append(
@@ -114,12 +115,26 @@ def planned_lines(run: RunFile, partitions: Sequence[Sequence[Record]]) -> list[
     return lines
 
 
+def compared_noises(run: RunFile, partitions: Sequence[Sequence[Record]]) -> list[str]:
+    """Says which noise would be the least for the first data owner's scalars, and how all others compare.
+
+    Nothing is said of a mechanism that releases more numbers, where Gaussian noise has no rival, nor of a data owner's
+    own multiplier.
+    """
+    asked, budget = asked_training(run), budget_of(run)
+    if asked is None or not asked.privacy.sends_scalars or budget.noise_multiplier is not None:
+        return []
+    choice = best_noise(noise_budget(asked, len(partitions[0]), budget))
+    return [f"least for {organisation(0)}: {choice.sentence()}"]
+
+
 def _server_lines(run: RunFile, noise: ClientLevelNoise) -> list[str]:
-    rounds, delta = run.federation.rounds, run.privacy.delta
+    rounds, delta, (unit, neighbouring) = run.federation.rounds, run.privacy.delta, client_level.CLIENT_UNIT
     lines = [
         f"server: updates clipped to {noise.max_update_norm:g}, gaussian noise of standard deviation "
         f"{noise.noise_multiplier:.4g} times the bound on the sum of {noise.cohort_size}, {rounds} releases: "
-        f"epsilon {epsilon_of((noise.event(rounds),), delta):.4g} at delta {delta:g} for {client_level.CLIENT_UNIT[0]}"
+        f"epsilon {epsilon_of((noise.event(rounds),), delta):.4g} at delta {delta:g} for {unit}, "
+        f"neighbouring federations by {neighbouring}"
     ]
     if delta >= 1 / run.federation.clients:
         lines.append(f"warning: delta {delta:g} is not below one over the {run.federation.clients} clients")

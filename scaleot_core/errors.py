@@ -116,19 +116,31 @@ class StoreError(ScaleOTError):
 class BudgetExhaustedError(ScaleOTError):
     """Releases asked for would pass a data owner's privacy budget; nothing was released and nothing is charged.
 
-    All figures but the last are epsilon at the ledger's delta. ``asked`` is what the releases would cost alone, and
+    ``unit`` is whose presence the budget hides and what a neighbouring data set is (see ``units``). All figures but the
+    last are epsilon at ``delta``. ``asked`` is what the releases would cost alone, and
     ``total`` what they would bring ``spent`` to: less than the sum of both, since privacy losses compose sublinearly.
     ``rounds_that_fit`` is how many such rounds still fit in the budget.
     """
 
     exit_code = 4
 
-    def __init__(self, *, spent: float, asked: float, total: float, budget: float, rounds_that_fit: int) -> None:
+    def __init__(
+        self,
+        *,
+        spent: float,
+        asked: float,
+        total: float,
+        budget: float,
+        delta: float,
+        unit: tuple[str, str],
+        rounds_that_fit: int,
+    ) -> None:
         self.spent, self.asked, self.total, self.budget = spent, asked, total, budget
         self.rounds_that_fit = rounds_that_fit
         super().__init__(
-            f"privacy budget exhausted: of epsilon {budget:g}, {spent:.6g} is spent and {max(budget - spent, 0):.6g} "
-            f"left; what is asked costs {asked:.6g} alone and would bring the total to {total:.6g}. "
+            f"privacy budget exhausted: of epsilon {budget:g} at delta {delta:g} for {unit[0]} (neighbouring data "
+            f"sets by {unit[1]}), {spent:.6g} is spent and {max(budget - spent, 0):.6g} left; what is asked costs "
+            f"{asked:.6g} alone and would bring the total to {total:.6g}. "
             f"Rounds of this kind that still fit: {rounds_that_fit}"
         )
 

@@ -13,6 +13,7 @@ import pytest
 from scaleot_core.cli import GROUPS, VERBS_GROUP, run
 from scaleot_core.config import read_run_file
 from scaleot_core.errors import AssetError, BudgetExhaustedError, DataError, LedgerError, VerificationError
+from scaleot_core.privacy.units import RECORD_UNIT
 from scaleot_core.run_file import RunFile
 
 SCALEOT = Path(sys.executable).with_name("scaleot")
@@ -39,7 +40,9 @@ def meets_a_forged_ledger() -> None:
 
 
 def passes_the_budget() -> None:
-    raise BudgetExhaustedError(spent=1.0, asked=8.0, total=8.5, budget=8.0, rounds_that_fit=5)
+    raise BudgetExhaustedError(
+        spent=1.0, asked=8.0, total=8.5, budget=8.0, delta=1e-5, unit=RECORD_UNIT, rounds_that_fit=5
+    )
 
 
 def has_a_bug() -> None:

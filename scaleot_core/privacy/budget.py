@@ -55,12 +55,14 @@ class Budget:
             BudgetExhaustedError: they do not; it says how many do.
         """
         if not self._fits(events, rounds):
-            asked = _repeated(events, rounds)
+            asked, terms = _repeated(events, rounds), self._chain.opened.terms
             raise BudgetExhaustedError(
                 spent=self.spent,
-                asked=self._epsilon_of(merge_events(asked), self._chain.opened.terms.delta),
+                asked=self._epsilon_of(merge_events(asked), terms.delta),
                 total=self._total(asked),
                 budget=self._chain.budget_epsilon,
+                delta=terms.delta,
+                unit=(terms.unit, terms.neighbouring),
                 rounds_that_fit=self.rounds_that_fit(events),
             )
 

@@ -18,6 +18,7 @@ from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.laplace import staircase_of_least_variance
 from scaleot_core.privacy.noise import NOISES, check_noise_suits
 from scaleot_core.privacy.noise_ranges import MOST_EPSILON, Norm
+from scaleot_core.privacy.units import RECORD_UNIT
 
 PRECISION: Final = 1e-4
 """Relative, of a calibrated scale."""
@@ -197,9 +198,15 @@ def largest_count(
 
 
 def check_rounds_fit(
-    events: Sequence[PrivacyEvent], rounds: int, epsilon: float, delta: float, *, spent: Sequence[PrivacyEvent] = ()
+    events: Sequence[PrivacyEvent],
+    rounds: int,
+    epsilon: float,
+    delta: float,
+    *,
+    spent: Sequence[PrivacyEvent] = (),
+    unit: tuple[str, str] = RECORD_UNIT,
 ) -> None:
-    """Checks that all of ``events``, ``rounds`` times over, fit in a budget after what is ``spent``.
+    """Checks that all of ``events``, ``rounds`` times over, fit in a budget, of ``unit``, after what is ``spent``.
 
     Raises:
         BudgetExhaustedError: they do not; it says how many rounds do.
@@ -213,6 +220,8 @@ def check_rounds_fit(
             asked=accountant.epsilon(asked, delta),
             total=total,
             budget=epsilon,
+            delta=delta,
+            unit=unit,
             rounds_that_fit=largest_count(events, epsilon, delta, spent=spent),
         )
 

@@ -91,7 +91,7 @@ def client_level_noise(
         whole_run = calibrate("gaussian", NoiseBudget(epsilon, delta, 1.0, rounds))
         return ClientLevelNoise(max_update_norm, whole_run.parameters["noise_multiplier"], cohort_size)
     noise = ClientLevelNoise(max_update_norm, noise_multiplier, cohort_size)
-    check_rounds_fit((noise.event(1),), rounds, epsilon, delta)
+    check_rounds_fit((noise.event(1),), rounds, epsilon, delta, unit=CLIENT_UNIT)
     return noise
 
 

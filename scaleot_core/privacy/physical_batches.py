@@ -6,9 +6,9 @@ shape of a batch changes: in bfloat16 a record more then moves the gradients of 
 their finite differences, rounding errors divided by the smoothing, by far more. At one shape each row is computed on
 its own: neither its place nor the other rows change a bit of it (``gradient_way`` tries this on the machine at hand).
 
-So the shape of an example's batch follows from its own length and public settings: as many rows as were asked for,
-some perhaps empty, and lengths from a ladder. A CPU pays for every token of padding, so that its ladder has many rungs
-and a batch few rows; a GPU pays for every pass, so that most samples go in one.
+So the shape of an example's batch follows from its own length and public settings: lengths from a ladder, and as many
+rows as were asked for, or fewer where they are long, some perhaps empty. A CPU pays for every token of padding, so that
+its ladder has many rungs and a batch few rows; a GPU pays for every pass, so that most samples go in one.
 """
 
 import math
@@ -27,6 +27,9 @@ TargetPlaces = Int[Tensor, "batch targets"]
 
 _FIRST_RUNG = 8
 _FIRST_RUNG_OF_GPU = 64
+_MOST_TOKENS_WITH_ALL_ROWS = 32
+"""In longer batches there are fewer rows, about as many tokens: rows that stay empty cost by their length."""
+_FEWEST_ROWS_IN_LONG_BATCHES = 4
 _GPU_ROWS_PER_EXPECTED = 1.25
 """Of 32 expected examples or more, Poisson samples that do not fit in a quarter more are rare."""
 _MOST_GPU_GRADIENT_ROWS, _MOST_GPU_FORWARD_ROWS = 80, 160
@@ -53,7 +56,7 @@ class PhysicalBatch:
 def physical_batches(
     examples: Sequence[EncodedExample], *, rows: int, pad_token_id: int, max_positions: int | None, device: torch.device
 ) -> Iterator[PhysicalBatch]:
-    """Yields the examples in batches of ``rows`` rows, those of one shape together, each example once.
+    """Yields the examples in batches of ``rows_in`` their length, those of one shape together, each example once.
 
     ``max_positions`` is the model's number of positions, where it has one: no row is padded beyond it.
     """
@@ -61,9 +64,16 @@ def physical_batches(
     for example in examples:
         shapes.setdefault(_shape(example, max_positions, device), []).append(example)
     for (tokens, targets), alike in shapes.items():
-        for start in range(0, len(alike), rows):
-            chosen = alike[start : start + rows]
-            yield _batch(chosen, (rows, tokens, targets), pad_token_id, device)
+        of_this_length = rows_in(tokens, rows, device)
+        for start in range(0, len(alike), of_this_length):
+            chosen = alike[start : start + of_this_length]
+            yield _batch(chosen, (of_this_length, tokens, targets), pad_token_id, device)
+
+
+def rows_in(tokens: int, rows: int, device: torch.device) -> int:
+    """Returns the rows of a batch of ``tokens`` tokens a row where short ones have ``rows``: both are public."""
+    short = _FIRST_RUNG_OF_GPU if device.type == "cuda" else _MOST_TOKENS_WITH_ALL_ROWS
+    return max(rows * short // max(tokens, short), min(rows, _FEWEST_ROWS_IN_LONG_BATCHES))
 
 
 def gradient_rows(expected_batch_size: float, device: torch.device) -> int:

@@ -24,6 +24,7 @@ from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.lmo_dp import LMODP
 from scaleot_core.privacy.mechanism import Mechanism
 from scaleot_core.privacy.replay import ScalarSteps, mean_scalars, replay
+from scaleot_core.privacy.units import unit_of
 from scaleot_core.privacy.update_noise import UpdateGaussian
 from scaleot_core.privacy.zeroth_order import ZerothOrder
 from scaleot_core.shapes import TensorDict
@@ -80,24 +81,42 @@ def round_event(
         InputError: a number is out of range.
     """
     request, noise = asked.privacy, NOISE_OF[asked.privacy.mechanism]
-    sample_rate = _sample_rate(asked, num_examples)
+    sample_rate, unit = _sample_rate(asked, num_examples), unit_of(request.mechanism)
     if budget.noise_multiplier is not None:
         parameters = {"noise_multiplier": budget.noise_multiplier}
         if noise == "discrete-gaussian":
             parameters["cells_per_unit"] = CELLS_PER_UNIT
         event = PrivacyEvent(noise, parameters, sample_rate, asked.releases_per_round)
-        check_rounds_fit((event,), request.rounds, budget.epsilon, budget.delta, spent=spent)
+        check_rounds_fit((event,), request.rounds, budget.epsilon, budget.delta, spent=spent, unit=unit)
         return event
-    dimension = request.num_directions if request.sends_scalars else 1
-    norm: Literal["L1", "L2"] = "L1" if noise == "lmo" else "L2"
-    releases = asked.releases_per_round
-    one_round = NoiseBudget(budget.epsilon, budget.delta, sample_rate, releases, dimension, norm)
+    whole_run = noise_budget(asked, num_examples, budget)
+    one_round = replace(whole_run, count=asked.releases_per_round)
     try:
-        whole_run = calibrate(noise, replace(one_round, count=request.rounds * releases), spent=spent)
+        calibrated = calibrate(noise, whole_run, spent=spent)
     except InputError:
-        check_rounds_fit((noisiest(noise, one_round),), request.rounds, budget.epsilon, budget.delta, spent=spent)
+        most_noise = noisiest(noise, one_round)
+        check_rounds_fit((most_noise,), request.rounds, budget.epsilon, budget.delta, spent=spent, unit=unit)
         raise
-    return PrivacyEvent(noise, whole_run.parameters, sample_rate, releases)
+    return PrivacyEvent(noise, calibrated.parameters, sample_rate, one_round.count)
+
+
+def noise_budget(asked: AskedTraining, num_examples: int, budget: PrivacyBudget) -> NoiseBudget:
+    """Returns what the noise of all planned rounds is calibrated to.
+
+    A release that is no scalars counts as one coordinate: its Gaussian's scale does not depend on how many there are.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+    request = asked.privacy
+    return NoiseBudget(
+        budget.epsilon,
+        budget.delta,
+        _sample_rate(asked, num_examples),
+        count=request.rounds * asked.releases_per_round,
+        dimension=request.num_directions if request.sends_scalars else 1,
+        norm="L1" if NOISE_OF[request.mechanism] == "lmo" else "L2",
+    )
 
 
 def asks_for(asked: AskedTraining, event: PrivacyEvent, num_examples: int) -> bool:

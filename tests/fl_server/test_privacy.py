@@ -17,7 +17,7 @@ from fl_server.exchange import Exchange
 from fl_server.grid import InProcessGrid
 from fl_server.in_process import run_in_process
 from fl_server.owner import read_adapter, read_rounds
-from fl_server.privacy import planned_lines
+from fl_server.privacy import compared_noises, planned_lines
 from fl_server.rounds import conduct_rounds
 from fl_server.simulation import simulate
 from scaleot_core.errors import BudgetExhaustedError
@@ -94,6 +94,18 @@ def test_what_privacy_will_cost_is_said_beforehand_and_a_delta_too_large_is_warn
     assert sum(line.startswith("warning: data-owner-") for line in lines) >= 1
     quiet = private_run(task, "dp-sgd", "privacy.delta=0.001")
     assert not any("warning" in line for line in planned_lines(quiet, read_data(quiet, SilentReporter()).partitions))
+
+
+def test_check_names_the_unit_of_every_figure_and_compares_the_noises_of_a_few_scalars(task: Path) -> None:
+    run = private_run(task, "dpzero", "privacy.delta=0.001", "privacy.num_directions=1")
+    partitions = read_data(run, SilentReporter()).partitions
+    for line in planned_lines(run, partitions):
+        assert "at delta 0.001 for one training record, neighbouring data sets by add/remove" in line
+    (line,) = compared_noises(run, partitions)
+    assert line.startswith("least for data-owner-0: ")
+    assert all(noise in line for noise in ("gaussian", "discrete-gaussian", "laplace", "staircase", "lmo"))
+    assert compared_noises(private_run(task, "dp-sgd"), partitions) == []
+    assert compared_noises(private_run(task, "dpzero", "privacy.noise_multiplier=9"), partitions) == []
 
 
 def test_a_comparison_sets_mechanisms_side_by_side(task: Path, tmp_path: Path) -> None:

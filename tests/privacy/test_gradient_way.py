@@ -60,6 +60,26 @@ def test_a_model_that_mixes_examples_is_found_out() -> None:
     assert "company" in forward.reason
 
 
+class MeanOfLong(BatchMean):
+    """Mixes the examples of a batch where its rows are long, as a kernel may that is chosen by the shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = super().forward(x) if x.shape[1] > 100 else self.linear(x)
+        return output
+
+
+def test_company_that_tells_in_long_batches_alone_is_found_out() -> None:
+    attached = attached_adapter()
+    path = "model.layers.0.mlp.down_proj"
+    replace_submodule(attached.model, path, MeanOfLong(attached.model.get_submodule(path)))
+    for way in (
+        choose_gradient_way(attached, rows=8, pad_token_id=0),
+        choose_forward_way(attached, rows=8, pad_token_id=0),
+    ):
+        assert (way.uses_hooks, way.rows) == (False, 1)
+        assert "company" in way.reason
+
+
 class UsedByHand(nn.Module):
     """A linear map whose weight is used without calling it, so that no hook fires."""
 

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from scaleot_core.privacy.physical_batches import forward_rows, gradient_rows, physical_batches, rung_above
+from scaleot_core.privacy.physical_batches import (
+    forward_rows,
+    gradient_rows,
+    physical_batches,
+    rows_in,
+    rung_above,
+)
 from scaleot_core.training.data import EncodedExample
 from tests.support.private_tasks import random_examples
 
@@ -66,6 +72,17 @@ def test_a_cpu_cuts_a_sample_in_small_batches_and_a_gpu_takes_most_samples_in_on
 @pytest.mark.parametrize(("expected", "on_gpu"), [(16.0, 20), (64.0, 80), (128.0, 160), (1000.0, 160)])
 def test_forward_passes_have_twice_as_many_rows_at_most_on_a_gpu(expected: float, on_gpu: int) -> None:
     assert (forward_rows(expected, CPU), forward_rows(expected, GPU)) == (8, on_gpu)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "on_cpu", "on_gpu"), [(8, 16, 16), (32, 16, 16), (64, 8, 16), (128, 4, 8), (512, 4, 4)]
+)
+def test_long_batches_have_fewer_rows_and_no_more_tokens(tokens: int, on_cpu: int, on_gpu: int) -> None:
+    assert (rows_in(tokens, 16, CPU), rows_in(tokens, 16, GPU)) == (on_cpu, on_gpu)
+    assert rows_in(tokens, 1, CPU) == 1
+    example = random_examples(1, lengths=(tokens, tokens + 1))
+    (batch,) = physical_batches(example, rows=16, pad_token_id=0, max_positions=None, device=CPU)
+    assert batch.input_ids.shape == (on_cpu, tokens)
 
 
 @pytest.mark.gpu
