@@ -35,14 +35,12 @@ from scaleot_core.federation.messages import (
 )
 from scaleot_core.federation.signing import sign
 from scaleot_core.federation.validation import AdapterSchema, decode_tensors, encode_tensors
-from scaleot_core.privacy.losses import num_positions
+from scaleot_core.privacy.private_examples import private_examples
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import derive_seed
 from scaleot_core.training.data import (
     STAND_IN,
     EncodedExample,
-    Record,
-    encode_first_examples,
     encode_for_training,
     read_records,
 )
@@ -175,7 +173,12 @@ def _tune(
     if own.privacy is None:
         examples = encode_for_training(records, emulator.tokenizer, max_tokens=asked.max_tokens)
     else:
-        examples = one_of_each(records, emulator, asked.max_tokens, reporter)
+        examples = private_examples(records, emulator, max_tokens=asked.max_tokens)
+        if stand_ins := examples.count(STAND_IN):
+            reporter.note(
+                f"the emulator's tokenizer or chat template makes nothing of {stand_ins} of {len(records)} records: "
+                "they count as one fixed example each, and the model owner is not told"
+            )
     attached = attach_adapter(emulator.model, emulator.layout, asked.adapter)
     try:
         attached.load(decode_tensors(base, AdapterSchema.of(attached.state())))
@@ -189,27 +192,6 @@ def _tune(
         return _plain_update(attached, examples, own, asked, pad_token_id, reporter=reporter)
     finally:
         attached.detach()
-
-
-def one_of_each(
-    records: Sequence[Record], emulator: Emulator, max_tokens: int, reporter: Reporter
-) -> tuple[EncodedExample, ...]:
-    """Returns one example for each record, which the emulator can read: what came out of a record stays with its owner.
-
-    A record longer than the emulator's positions would end the round, and tell that there is one: it is cut.
-    """
-    examples = encode_first_examples(
-        records,
-        emulator.tokenizer,
-        max_tokens=min(max_tokens, num_positions(emulator.model) or max_tokens),
-        vocabulary_size=emulator.model.config.vocab_size,
-    )
-    if stand_ins := examples.count(STAND_IN):
-        reporter.note(
-            f"the emulator's tokenizer or chat template makes nothing of {stand_ins} of {len(records)} records: they "
-            "count as one fixed example each, and the model owner is not told"
-        )
-    return examples
 
 
 def _plain_update(

@@ -17,6 +17,7 @@ from scaleot_core.federation.cohort import select_cohort
 from scaleot_core.federation.rules import Aggregation, AggregationRule
 from scaleot_core.privacy.client_level import NoisedMean
 from scaleot_core.privacy.per_example import ExampleWay
+from scaleot_core.privacy.private_examples import private_examples
 from scaleot_core.privacy.private_rounds import AskedTraining, mechanism_for_round, moved_by_mean, round_event
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import SecretSource
@@ -24,7 +25,7 @@ from scaleot_core.progress import Reporter, SilentReporter, Stage
 from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
 from scaleot_core.shapes import TensorDict
-from scaleot_core.training.data import EncodedExample, Record, encode_first_examples, encode_for_training
+from scaleot_core.training.data import EncodedExample, Record, encode_for_training
 from scaleot_core.training.local import LocalTraining, has_diverged, train_adapter
 
 
@@ -50,11 +51,13 @@ def tune_in_rounds(
     seed = derive_seed(run.seed, "federation")
     attached = attach_adapter(emulator.model, emulator.layout, spec)
     asked, pad_token_id = asked_training(run), emulator.tokenizer.pad_token_id
-    encode = encode_for_training if asked is None else encode_first_examples
-    clients = {
-        organisation(number): encode(records, emulator.tokenizer, max_tokens=federation.max_tokens)
-        for number, records in enumerate(partitions)
-    }
+
+    def encoded(records: Sequence[Record]) -> Sequence[EncodedExample]:
+        if asked is None:
+            return encode_for_training(records, emulator.tokenizer, max_tokens=federation.max_tokens)
+        return private_examples(records, emulator, max_tokens=federation.max_tokens)
+
+    clients = {organisation(number): encoded(records) for number, records in enumerate(partitions)}
     rounds = (
         _PlainRounds(attached, clients, pad_token_id, run)
         if asked is None

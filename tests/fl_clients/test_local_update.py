@@ -15,7 +15,7 @@ import torch
 from fl_clients.own_ledger import create_own_ledger
 from fl_clients.policy import read_data_owner_file
 from fl_clients.refusal import refuse
-from fl_clients.session import EmulatorShelf, one_of_each, take_part
+from fl_clients.session import EmulatorShelf, take_part
 from scaleot_core.errors import BudgetExhaustedError, InputError, InstructionsRefusedError, LedgerError
 from scaleot_core.federation.messages import Payload, Refusal, UpdateStatement, decode_statement, digest_of
 from scaleot_core.federation.signing import claimed
@@ -24,7 +24,7 @@ from scaleot_core.privacy.accountant import epsilon_of
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.ledger_file import read_chain
 from scaleot_core.privacy.ledger_lines import Committed, Reserved
-from scaleot_core.progress import SilentReporter
+from scaleot_core.privacy.private_examples import private_examples
 from scaleot_core.training.data import TextRecord
 from tests.support.federations import Federation, build_federation, rewrite_data_owner, tiny_emulator
 from tests.support.private_updates import OWN_PRIVACY, instructions, privacy_request, private_federation
@@ -246,7 +246,7 @@ def test_a_round_in_which_nothing_can_be_encoded_is_like_any_other(tmp_path: Pat
 def test_a_record_longer_than_the_emulator_reads_is_cut_under_a_mechanism() -> None:
     emulator = tiny_emulator()
     records = [TextRecord("the film is good " * 200), TextRecord("the story")]
-    long, short = one_of_each(records, emulator, 2_000, SilentReporter())
+    long, short = private_examples(records, emulator, max_tokens=2_000)
     assert len(long.token_ids) == emulator.model.config.max_position_embeddings > len(short.token_ids)
 
 
