@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from scaleot_core.errors import ModelError
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100 << 20
 """The safetensors library's own bound."""
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+_LIMIT_USE_AND_STATISTICS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
+"""Where Linux tells a container's bound, what is used of it and how much of that is cached files: versions 2 and 1."""
 
 
 def check_memory(weights: Sequence[Path], *, dtype: torch.dtype, devices: Sequence[torch.device]) -> None:
@@ -46,4 +53,18 @@ def free_bytes(device: torch.device) -> int:
     """Returns the memory of a device that nothing holds, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
+    return min(int(psutil.virtual_memory().available), free_in_control_group(_CONTROL_GROUPS) or sys.maxsize)
+
+
+def free_in_control_group(root: Path) -> int | None:
+    """Returns what a container's memory limit leaves, in bytes, cached files counted as free; none without a limit."""
+    for limit, use, statistics, cached in _LIMIT_USE_AND_STATISTICS:
+        try:
+            bound = int((root / limit).read_text())
+            used = int((root / use).read_text())
+            rows = (line.split() for line in (root / statistics).read_text().splitlines())
+            given_back = {name: int(value) for name, value in rows}.get(cached, 0)
+        except (OSError, ValueError):  # not this version, or no limit: "max"
+            continue
+        return max(bound - used + given_back, 1)
+    return None

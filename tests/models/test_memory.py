@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from scaleot_core.errors import ModelError
 from scaleot_core.models.loading import load_model
-from scaleot_core.models.memory import check_memory
+from scaleot_core.models.memory import check_memory, free_in_control_group
 from tests.support.tiny_models import save_tiny_model
 
 CPU = torch.device("cpu")
@@ -47,6 +47,30 @@ def test_a_model_too_large_is_refused_before_loading_with_both_numbers(
     with pytest.raises(ModelError, match=re.escape("needs 0.0 GB as float32")) as caught:
         load_model(tmp_path / "model", dtype=torch.float32, device=CPU)
     assert "0.0 GB are free on cpu" in str(caught.value) and "smaller model" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "free_bytes"),
+    [
+        ({"memory.max": "1000\n", "memory.current": "700\n", "memory.stat": "anon 5\ninactive_file 200\n"}, 500),
+        ({"memory.max": "max\n", "memory.current": "700\n", "memory.stat": "inactive_file 200\n"}, None),
+        ({"memory.max": "1000\n", "memory.current": "1400\n", "memory.stat": "inactive_file 0\n"}, 1),
+        (
+            {
+                "memory/memory.limit_in_bytes": "1000",
+                "memory/memory.usage_in_bytes": "900",
+                "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 50\n",
+            },
+            150,
+        ),
+        ({}, None),
+    ],
+)
+def test_a_containers_limit_bounds_what_is_free(tmp_path: Path, files: dict[str, str], free_bytes: int | None) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert free_in_control_group(tmp_path) == free_bytes
 
 
 @pytest.mark.parametrize("content", [b"", b"\x05\0\0\0\0\0\0\0[1,2]", b"\xff" * 30, b"\x02\0\0\0\0\0\0\0{}"[:9]])
