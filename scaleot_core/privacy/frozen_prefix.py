@@ -1,12 +1,9 @@
 """The layers before the adapter's first: what leaves them is the same at every value of the adapter."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
-
 from scaleot_core.adapters.adapter import AttachedAdapter
+from scaleot_core.models.forward import replaced_forward
 from scaleot_core.models.layout import layout_for
 from scaleot_core.privacy.losses import ExampleLosses, example_losses
 from scaleot_core.privacy.physical_batches import PhysicalBatch
@@ -30,25 +27,11 @@ class FrozenPrefix:
         if not self._layers:
             return example_losses(self._model, batch)
         if number in self._outputs:
-            with _answering(self._layers, self._outputs[number]):
+            output = self._outputs[number]
+            with replaced_forward(self._layers, lambda _: lambda *_args, **_kwargs: output):
                 return example_losses(self._model, batch)
         handle = self._layers[-1].register_forward_hook(lambda *call: self._outputs.update({number: call[-1]}))
         try:
             return example_losses(self._model, batch)
         finally:
             handle.remove()
-
-
-@contextmanager
-def _answering(layers: list[nn.Module], output: Any) -> Iterator[None]:
-    """Lets every one of the layers return ``output``, whatever comes in."""
-    own = [vars(layer).get("forward") for layer in layers]  # accelerate's hooks stand there in a spread model
-    for layer in layers:
-        layer.forward = lambda *_, **__: output
-    try:
-        yield
-    finally:
-        for layer, forward in zip(layers, own, strict=True):
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward

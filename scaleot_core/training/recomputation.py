@@ -1,6 +1,6 @@
 """Gradient checkpointing: decoder layers that forget their activations and compute them again going backward."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from scaleot_core.models.forward import Forward, replaced_forward
 from scaleot_core.models.layout import DecoderLayout
 
 
@@ -20,17 +21,9 @@ def recomputed_activations(model: nn.Module, layout: DecoderLayout) -> Iterator[
     in eval mode, where layers draw no random number and the second pass repeats the first.
     """
     layers = [layout.layer(model, index) for index in range(layout.num_layers)]
-    own = [vars(layer).get("forward") for layer in layers]  # accelerate's hooks stand there in a spread model
-    for layer in layers:
-        layer.forward = partial(_recomputed, layer.forward)
-    try:
+    with replaced_forward(layers, lambda forward: partial(_recomputed, forward)):
         yield
-    finally:
-        for layer, forward in zip(layers, own, strict=True):
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
 
 
-def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _recomputed(forward: Forward, *args: Any, **kwargs: Any) -> Any:
     return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
