@@ -29,7 +29,6 @@ _FIRST_RUNG = 8
 _FIRST_RUNG_OF_GPU = 64
 _MOST_TOKENS_WITH_ALL_ROWS = 32
 """In longer batches there are fewer rows, about as many tokens: rows that stay empty cost by their length."""
-_FEWEST_ROWS_IN_LONG_BATCHES = 4
 _GPU_ROWS_PER_EXPECTED = 1.25
 """Of 32 expected examples or more, Poisson samples that do not fit in a quarter more are rare."""
 _MOST_GPU_GRADIENT_ROWS, _MOST_GPU_FORWARD_ROWS = 80, 160
@@ -73,7 +72,7 @@ def physical_batches(
 def rows_in(tokens: int, rows: int, device: torch.device) -> int:
     """Returns the rows of a batch of ``tokens`` tokens a row where short ones have ``rows``: both are public."""
     short = _FIRST_RUNG_OF_GPU if device.type == "cuda" else _MOST_TOKENS_WITH_ALL_ROWS
-    return max(rows * short // max(tokens, short), min(rows, _FEWEST_ROWS_IN_LONG_BATCHES))
+    return max(rows * short // max(tokens, short), min(rows, _FEWEST_ROWS))
 
 
 def gradient_rows(expected_batch_size: float, device: torch.device) -> int:
