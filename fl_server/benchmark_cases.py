@@ -73,7 +73,7 @@ def _stage_1(setting: Setting, _: ExitStack) -> Workload:
     """A training step of the harmonizers, half the layers replaced; comparing candidates comes on top in earnest."""
     full, section = _full_model(setting), setting.run.importance
     settings = importance_settings(section)
-    swappable = SwappableLayers(full, settings)
+    swappable = SwappableLayers(full, settings, gradient_checkpointing=section.gradient_checkpointing)
     parameters = list(swappable.harmonizers.parameters())
     optimizer = torch.optim.AdamW(parameters, settings.harmonizer_learning_rate)
     policy = generator_for(settings.seed, "policy")

@@ -130,7 +130,7 @@ def estimate(
     full = load_full_model(run.model, reporter)
     blocks, settings = public_blocks(full, run.importance, reporter), importance_settings(run.importance)
     digest = importance_digest(full.digest, blocks, settings)
-    save_importance(timed_importance(full, blocks, settings, reporter), out / digest)
+    save_importance(timed_importance(full, blocks, run.importance, reporter), out / digest)
     typer.echo(out / digest)
 
 

@@ -122,6 +122,7 @@ class Workbench:
                 section.distillation_steps,
                 section.distillation_learning_rate,
                 section.distillation_hidden_state_weight,
+                self._run.importance.gradient_checkpointing,
             ),
             num_blocks=section.public_blocks,
             batch_size=self._run.importance.batch_size,
@@ -157,7 +158,7 @@ def _find_or_estimate(
     cache = cache_directory() / "importance"
     found = find_importance(digest, (SHIPPED_DIRECTORY, cache))
     if found is None:
-        save_importance(timed_importance(full, blocks, settings, reporter), cache / digest)
+        save_importance(timed_importance(full, blocks, section, reporter), cache / digest)
         found = find_importance(digest, (cache,))  # as saved, so that the second run equals the first
     if found is None:
         raise AssertionError("an importance report that was just saved cannot be read")
@@ -165,17 +166,23 @@ def _find_or_estimate(
 
 
 def timed_importance(
-    full: LanguageModel, blocks: TokenBlocks, settings: ImportanceSettings, reporter: Reporter
+    full: LanguageModel, blocks: TokenBlocks, section: ImportanceSection, reporter: Reporter
 ) -> ImportanceReport:
     """Estimates the importance of all layers and notes the seconds that it took on this machine."""
     started = time.monotonic()
-    report = estimate_importance(full, blocks, settings, reporter=reporter)
+    report = estimate_importance(
+        full,
+        blocks,
+        importance_settings(section),
+        gradient_checkpointing=section.gradient_checkpointing,
+        reporter=reporter,
+    )
     return replace(report, seconds=time.monotonic() - started)
 
 
 def importance_settings(section: ImportanceSection) -> ImportanceSettings:
-    """Returns the settings of Dynamic LayerReplace that a run file gives."""
-    fields = section.model_dump(exclude={"text", "block_tokens"})
+    """Returns the settings of Dynamic LayerReplace that a run file gives, all on which its result depends."""
+    fields = section.model_dump(exclude={"text", "block_tokens", "gradient_checkpointing"})
     return ImportanceSettings(**fields)
 
 

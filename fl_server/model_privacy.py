@@ -97,8 +97,13 @@ def _private_tuning(run: RunFile, target: Target, data: Data) -> PrivateTuning |
     if not section.strong_emulator_steps:
         return None
     examples = encode_for_training(data.pooled, target.emulator.tokenizer, max_tokens=federation.max_tokens)
-    rate = section.strong_emulator_learning_rate
-    return PrivateTuning(examples, LocalTraining(section.strong_emulator_steps, federation.batch_size, rate))
+    training = LocalTraining(
+        section.strong_emulator_steps,
+        federation.batch_size,
+        section.strong_emulator_learning_rate,
+        gradient_checkpointing=federation.gradient_checkpointing,
+    )
+    return PrivateTuning(examples, training)
 
 
 def _heal(
@@ -107,7 +112,12 @@ def _heal(
     section = run.model_privacy
     if not section.healing_steps:
         return None
-    settings = HealingSettings(tuple(section.healing_steps), run.importance.batch_size, section.healing_learning_rate)
+    settings = HealingSettings(
+        tuple(section.healing_steps),
+        run.importance.batch_size,
+        section.healing_learning_rate,
+        run.importance.gradient_checkpointing,
+    )
     blocks = public_blocks(target.full, run.importance, reporter)
     return heal_emulator(
         target.emulator, blocks, settings, yardstick, private=private, seed=_seed(run), reporter=reporter

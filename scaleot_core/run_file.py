@@ -58,6 +58,11 @@ class ImportanceSection(Section):
     hidden_state_weight: float = Field(
         1.0, ge=0, description="of the hidden-state loss beside the cross-entropy; the paper has none"
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="recomputes activations while harmonizers learn, of distilled and of a healing attack too: "
+        "less memory, more time, the same result",
+    )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of this stage alone, so that runs of any seed share it")
 
 
@@ -141,7 +146,9 @@ class FederationSection(Section):
     learning_rate: float = Field(2e-3, gt=0, description="of the clients")
     max_tokens: int = Field(512, ge=2, description="longest training example; a longer context loses its beginning")
     gradient_checkpointing: bool = Field(
-        False, description="recomputes activations, of clients and reference: less memory, more time, the same result"
+        False,
+        description="recomputes activations, of clients, reference and strong emulator: "
+        "less memory, more time, the same result",
     )
     aggregation: AggregationName = Field(
         "fedavg",

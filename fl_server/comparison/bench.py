@@ -147,7 +147,8 @@ class Bench:
         return {**self._model_inputs(run), "test": test, "examples": run.evaluation.examples}
 
     def _emulator_inputs(self, run: RunFile) -> dict[str, Any]:
-        importance = {**run.importance.model_dump(), "text": self._digest_of(run.importance.text)}
+        settings = run.importance.model_dump(exclude={"gradient_checkpointing"})  # changes no result
+        importance = {**settings, "text": self._digest_of(run.importance.text)}
         return {**self._model_inputs(run), "importance": importance, "emulator": run.emulator.model_dump()}
 
     def _tuning_inputs(self, run: RunFile) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Zhu, AAAI 2025, arXiv 2412.09812), stage 1. What the paper leaves open is a fiel
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -17,9 +18,11 @@ from scaleot_core.compression.closed_form import fit_harmonizers
 from scaleot_core.compression.harmonizer import Harmonizer
 from scaleot_core.compression.public_text import endless_batches, next_token_loss, relative_distance
 from scaleot_core.errors import ModelError
+from scaleot_core.models.attention import attention_for_training
 from scaleot_core.models.layout import DecoderLayout
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.models.logits import no_logits
+from scaleot_core.models.recomputation import recomputed_activations
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
 from scaleot_core.shapes import Scores, TensorDict, TokenBlocks, TokenIds
@@ -103,12 +106,18 @@ class ImportanceReport:
 
 
 def estimate_importance(
-    full: LanguageModel, public_blocks: TokenBlocks, settings: ImportanceSettings, *, reporter: Reporter
+    full: LanguageModel,
+    public_blocks: TokenBlocks,
+    settings: ImportanceSettings,
+    *,
+    gradient_checkpointing: bool = False,
+    reporter: Reporter,
 ) -> ImportanceReport:
     """Learns a harmonizer for every layer and scores how much each layer matters; a high score means important.
 
     ``public_blocks`` (blocks, tokens) is public text; nine tenths train the harmonizers (the paper's D_T), a
     disjoint tenth scores the candidates (D_V). The model stays as it is, in eval mode, and comes back untouched.
+    ``gradient_checkpointing`` recomputes activations going backward, for the same report in less memory.
 
     Differs from the paper: groups are drawn afresh, scores move every ``score_every_steps`` and the reward can be
     normalised, as the settings say; gradients are clipped to norm 1.
@@ -121,7 +130,7 @@ def estimate_importance(
     train = endless_batches(train_blocks, settings.batch_size, generator_for(settings.seed, "train"))
     score = endless_batches(score_blocks, settings.batch_size, generator_for(settings.seed, "score"))
     policy = generator_for(settings.seed, "policy")
-    swappable = SwappableLayers(full, settings)
+    swappable = SwappableLayers(full, settings, gradient_checkpointing=gradient_checkpointing)
     scores = torch.zeros(full.layout.num_layers)
     if settings.harmonizer_start == "closed_form":
         swappable.start_from_closed_form(train_blocks, settings, reporter)
@@ -183,8 +192,11 @@ def rewards_of(losses: Sequence[float], kind: RewardKind) -> tuple[float, ...]:
 class SwappableLayers:
     """A model whose layers give way to their harmonizers on demand; leaving the context restores it."""
 
-    def __init__(self, full: LanguageModel, settings: ImportanceSettings) -> None:
+    def __init__(
+        self, full: LanguageModel, settings: ImportanceSettings, *, gradient_checkpointing: bool = False
+    ) -> None:
         self._full, self._layout = full, full.layout
+        self._gradient_checkpointing = gradient_checkpointing
         self._layers = [full.layout.layer(full.model, index) for index in range(full.layout.num_layers)]
         self.harmonizers = _fresh_harmonizers(full.layout, settings)
         for index, harmonizer in enumerate(self.harmonizers):
@@ -221,6 +233,19 @@ class SwappableLayers:
             loss = next_token_loss(model, token_ids)
         return loss + weight * relative_distance(full_states[last], states[last])
 
+    def add_gradients(self, replaced: frozenset[int], token_ids: TokenIds, hidden_state_weight: float) -> float:
+        """Adds the gradients of a training step's loss to the harmonizers' own, and returns the loss."""
+        model = self._full.model
+        self._place(replaced)
+        with recomputed_activations(model, self._layout) if self._gradient_checkpointing else nullcontext():
+            if hidden_state_weight:
+                loss = self.loss_with_hidden_states(replaced, token_ids, hidden_state_weight)
+            else:
+                loss = self.loss(replaced, token_ids)
+            with attention_for_training(model, token_ids):  # what is recomputed takes the kernel of the way forward
+                loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
     def _place(self, replaced: frozenset[int]) -> None:
         for index, layer in enumerate(self._layers):
             standing = self.harmonizers[index] if index in replaced else layer
@@ -250,14 +275,10 @@ def train_step(
 ) -> float:
     """Takes one step of gradient descent on the harmonizers of the layers ``replaced``; returns the loss before it."""
     optimizer.zero_grad(set_to_none=True)
-    if hidden_state_weight:
-        loss = swappable.loss_with_hidden_states(replaced, batch, hidden_state_weight)
-    else:
-        loss = swappable.loss(replaced, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss = swappable.add_gradients(replaced, batch, hidden_state_weight)
     nn.utils.clip_grad_norm_([p for p in swappable.harmonizers.parameters() if p.grad is not None], 1.0)
     optimizer.step()
-    return float(loss.detach())
+    return loss
 
 
 def _compare(

@@ -26,6 +26,8 @@ class HealingSettings:
     """Blocks of public text in a batch."""
     learning_rate: float
     """Of AdamW."""
+    gradient_checkpointing: bool = False
+    """Less memory for more time: see ``recomputed_activations``."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,12 @@ def _public_steps(healed: Emulator, blocks: TokenBlocks, settings: HealingSettin
         healed.model,
         list(healed.model.parameters()),
         [EncodedExample(tuple(block), 1) for block in blocks.tolist()],
-        LocalTraining(settings.budget_steps[-1], settings.batch_size, settings.learning_rate),
+        LocalTraining(
+            settings.budget_steps[-1],
+            settings.batch_size,
+            settings.learning_rate,
+            gradient_checkpointing=settings.gradient_checkpointing,
+        ),
         pad_token_id=healed.tokenizer.pad_token_id,
         seed=seed,
     )

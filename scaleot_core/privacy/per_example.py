@@ -19,10 +19,10 @@ from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.errors import ModelError
 from scaleot_core.models.attention import attention_for_training
 from scaleot_core.models.layout import layout_for
+from scaleot_core.models.recomputation import recomputed_activations
 from scaleot_core.privacy.losses import example_losses
 from scaleot_core.privacy.physical_batches import PhysicalBatch
 from scaleot_core.shapes import TensorDict
-from scaleot_core.training.recomputation import recomputed_activations
 
 _LEFT_BEHIND = ("activations", "max_batch_len")
 """What Opacus may leave on a module when a pass is broken off."""

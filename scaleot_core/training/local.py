@@ -16,11 +16,11 @@ from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.errors import DataError
 from scaleot_core.models.attention import attention_for_training
 from scaleot_core.models.layout import layout_for
+from scaleot_core.models.recomputation import recomputed_activations
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import IGNORED_LABEL, Batch, EncodedExample, collate
-from scaleot_core.training.recomputation import recomputed_activations
 
 POOLED_BATCHES = 8
 """Batches whose examples are sorted by length together."""

@@ -18,10 +18,10 @@ from scaleot_core.compression.public_text import next_token_loss
 from scaleot_core.errors import ModelError
 from scaleot_core.models.loading import LanguageModel, load_model, random_model
 from scaleot_core.models.placement import place_like, spread_layers
+from scaleot_core.models.recomputation import recomputed_activations
 from scaleot_core.progress import SilentReporter
 from scaleot_core.scoring import Score, score_examples
 from scaleot_core.training.data import EncodedExample
-from scaleot_core.training.recomputation import recomputed_activations
 from tests.support.importance import importance_settings
 from tests.support.spread_models import even_placement, spread_model, two_devices
 from tests.support.tiny_models import FAMILY_CONFIGS, save_tiny_model, tiny_language_model

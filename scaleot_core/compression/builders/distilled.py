@@ -22,7 +22,7 @@ to the model's type; the emulator of a bfloat16 model computes in bfloat16 meanw
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 
 import torch
@@ -34,8 +34,10 @@ from scaleot_core.compression.builders.uniform import plan_uniform
 from scaleot_core.compression.emulator import Emulator, build_emulator
 from scaleot_core.compression.plan import LayerPlan, LayerRole
 from scaleot_core.compression.public_text import endless_batches, next_token_loss, relative_distance
+from scaleot_core.models.attention import attention_for_training
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.models.logits import no_logits
+from scaleot_core.models.recomputation import recomputed_activations
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
 from scaleot_core.shapes import HiddenStates, TokenBlocks, TokenIds
@@ -86,10 +88,13 @@ def distil_kept_layers(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
         for batch in batches:
             optimizer.zero_grad(set_to_none=True)
-            language_loss = _read_by_both(full, emulator, batch)
-            states = [(full_states[index], emulator_states[index]) for index in ends]
-            loss = distillation_loss(language_loss, states, settings.hidden_state_weight)
-            loss.backward()  # type: ignore[no-untyped-call]
+            recomputed = recomputed_activations(emulator.model, emulator.layout)
+            with recomputed if settings.gradient_checkpointing else nullcontext():
+                language_loss = _read_by_both(full, emulator, batch)
+                states = [(full_states[index], emulator_states[index]) for index in ends]
+                loss = distillation_loss(language_loss, states, settings.hidden_state_weight)
+                with attention_for_training(emulator.model, batch):  # the kernel of the way forward, where recomputed
+                    loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(kept, 1.0)
             optimizer.step()
             schedule.step()

@@ -22,6 +22,8 @@ class Distillation:
     learning_rate: float
     hidden_state_weight: float
     """The weight of the hidden-state loss beside the language model's."""
+    gradient_checkpointing: bool = False
+    """Less memory for more time: see ``recomputed_activations``."""
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,22 @@ import torch
 
 from scaleot_core.adapters.adapter import attach_adapter
 from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
+from scaleot_core.compression.builders import Distillation, distilled
 from scaleot_core.compression.emulator import Emulator, build_emulator
+from scaleot_core.compression.importance import SwappableLayers, estimate_importance
 from scaleot_core.compression.plan import LayerRole, plan_of_roles
 from scaleot_core.models.loading import LanguageModel
+from scaleot_core.models.recomputation import recomputed_activations
 from scaleot_core.progress import SilentReporter
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import EncodedExample
 from scaleot_core.training.local import LocalTraining, train_adapter
-from scaleot_core.training.recomputation import recomputed_activations
+from tests.compression.builders.requests import emulator_request, text_alone
+from tests.support.importance import importance_settings
 from tests.support.tiny_models import FAMILY_CONFIGS, tiny_language_model
 
 ROLES = [LayerRole.SHARED, LayerRole.ADAPTER, LayerRole.REPLACED, LayerRole.DROPPED, LayerRole.KEPT, LayerRole.ADAPTER]
+BLOCKS = torch.randint(3, 300, (20, 8), generator=torch.Generator().manual_seed(0))
 EXAMPLES = [EncodedExample(tuple(range(n, n + 12)), 4) for n in range(8)]
 
 
@@ -70,6 +75,45 @@ def test_layers_do_run_twice_though_the_model_is_in_eval_mode(recomputes: bool, 
     with counted_layer_calls(full) as calls:
         tuned(full, AdapterKind.BOTTLENECK, recomputes=recomputes)
     assert len(calls) == 2 * times  # two layers, two steps, forward and once more
+
+
+@pytest.mark.parametrize("model_type", FAMILY_CONFIGS)
+def test_stage_1_learns_the_same_harmonizers_and_scores(model_type: str) -> None:
+    full, settings = tiny_language_model(model_type), importance_settings(steps=4, hidden_state_weight=1.0)
+    plain, recomputed = (
+        estimate_importance(full, BLOCKS, settings, gradient_checkpointing=recomputes, reporter=SilentReporter())
+        for recomputes in (False, True)
+    )
+    assert recomputed.scores == pytest.approx(plain.scores, rel=1e-4, abs=1e-7)
+    for name, tensor in plain.harmonizers.items():
+        torch.testing.assert_close(recomputed.harmonizers[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "bloom"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_distillation_gives_the_same_emulator(model_type: str, dtype: torch.dtype) -> None:
+    full = tiny_language_model(model_type)
+    full.model.to(dtype)
+    plain, recomputed = (
+        distilled.build(
+            full,
+            emulator_request(distillation=Distillation(2, 1e-3, 30.0, gradient_checkpointing=recomputes)),
+            text_alone(BLOCKS),
+            reporter=SilentReporter(),
+        ).model.state_dict()
+        for recomputes in (False, True)
+    )
+    for name, tensor in plain.items():
+        torch.testing.assert_close(recomputed[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_stage_1_and_distillation_do_compute_kept_layers_twice(recomputes: bool) -> None:
+    full = tiny_language_model("llama")
+    swappable = SwappableLayers(full, importance_settings(), gradient_checkpointing=recomputes)
+    with swappable, counted_layer_calls(full) as calls:
+        swappable.add_gradients(frozenset({0, 3}), BLOCKS[:4], 1.0)
+    assert len(calls) == 2 * (3 if recomputes else 2)  # of layers 1 and 5: once in the full model, and the step's
 
 
 def test_the_backward_pass_keeps_no_more_than_a_few_tensors_of_a_layer() -> None:
