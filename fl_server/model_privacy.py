@@ -19,7 +19,7 @@ from scaleot_core.model_privacy.recovery import Yardstick
 from scaleot_core.model_privacy.strong_emulator import PrivateTuning, StrongEmulator, tune_whole_emulator
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
-from scaleot_core.report import ReportedDisclosure, ReportedModelPrivacy
+from scaleot_core.report import ReportedAttacks, ReportedDisclosure, ReportedModelPrivacy
 from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
 from scaleot_core.training.data import encode_for_training
@@ -32,8 +32,6 @@ class Target:
 
     full: LanguageModel
     emulator: Emulator
-    digest: str
-    """Of its sealed bundle."""
     zero_shot: Metrics
     """The full model's, on the held-out records."""
 
@@ -62,17 +60,33 @@ def warn_of_disclosure(record: Path | None, full: LanguageModel, revealed: Revea
 
 
 def measure_model_privacy(
-    run: RunFile, target: Target, data: Data, reporter: Reporter, *, record: Path | None
+    run: RunFile, target: Target, data: Data, reporter: Reporter, *, digest: str, record: Path | None
 ) -> ReportedModelPrivacy:
-    """Measures floors and attacks on held-out records, and records the emulator in the ``record`` of disclosure.
+    """Measures the attacks on held-out records, and records the emulator in the ``record`` of disclosure.
 
-    The attacks see the text of all data owners together, which is more than any one of them has.
+    ``digest`` is that of the emulator's sealed bundle.
 
     Raises:
         InputError: the record cannot be read, or the text cannot be used.
         OutputError: the record cannot be written.
     """
     started = time.monotonic()
+    attacks = attack_emulator(run, target, data, reporter)
+    left = DisclosedEmulator(
+        digest, datetime.now(UTC).date(), Revealed(target.emulator.plan, disclosure_basis(run, reporter))
+    )
+    disclosure = _disclose(left, target.full, record)
+    return ReportedModelPrivacy(attacks, disclosure, time.monotonic() - started)
+
+
+def attack_emulator(run: RunFile, target: Target, data: Data, reporter: Reporter) -> ReportedAttacks:
+    """Measures, on held-out records, the floors and the attacks that the run file asks for.
+
+    The attacks see the text of all data owners together, which is more than any one of them has.
+
+    Raises:
+        InputError: the text cannot be used.
+    """
     reporter.note("measuring model privacy")
     seed = _seed(run)
     floors = measure_floors(target.full, data.test, seed=seed, reporter=reporter)
@@ -84,8 +98,7 @@ def measure_model_privacy(
         strong = healing[0].tuned  # the same attack on the same copy
     elif tuning:
         strong = tune_whole_emulator(target.emulator, tuning, data.test, seed=seed, reporter=reporter)
-    disclosure = _disclose(Revealed(target.emulator.plan, disclosure_basis(run, reporter)), target, record)
-    return ReportedModelPrivacy(floors, strong, healing, disclosure, time.monotonic() - started)
+    return ReportedAttacks(floors, strong, healing)
 
 
 def _seed(run: RunFile) -> int:
@@ -124,15 +137,14 @@ def _heal(
     )
 
 
-def _disclose(revealed: Revealed, target: Target, record: Path | None) -> ReportedDisclosure:
-    out: tuple[Revealed, ...] = (revealed,)
+def _disclose(left: DisclosedEmulator, full: LanguageModel, record: Path | None) -> ReportedDisclosure:
+    out: tuple[Revealed, ...] = (left.revealed,)
     before: tuple[Revealed, ...] = ()
     if record:
-        left = DisclosedEmulator(target.digest, datetime.now(UTC).date(), revealed)
-        recorded = record_disclosure(record, target.full.digest, left)
+        recorded = record_disclosure(record, full.digest, left)
         out = recorded.revealed
-        before = tuple(one.revealed for one in recorded.emulators if one.digest != target.digest)
-    union = disclosed_union(out, len(revealed.plan.layers))
-    share = verbatim_share(union, count_parameters(target.full))
-    new = what_would_be_new(before, revealed) if before else ()
+        before = tuple(one.revealed for one in recorded.emulators if one.digest != left.digest)
+    union = disclosed_union(out, len(left.revealed.plan.layers))
+    share = verbatim_share(union, count_parameters(full))
+    new = what_would_be_new(before, left.revealed) if before else ()
     return ReportedDisclosure(record is not None, len(out), share, union, new)

@@ -93,9 +93,10 @@ def plug_in(home: Path, directory: Path, reporter: Reporter) -> Report:
             sealed.bundle,
             measure_model_privacy(
                 run,
-                Target(full, emulator, sealed.record.digest, zero_shot),
+                Target(full, emulator, zero_shot),
                 data,
                 reporter,
+                digest=sealed.record.digest,
                 record=record_of_home(run, home),
             ),
             tuple(member.name for member in Registry(owner_home.registry).members()),

@@ -229,9 +229,11 @@ def _measure(session: _Session, sealed: SealedBundle, federated: _Federated, zer
     with session.watch.stage("open"), open_as_data_owner(session.workspace, sealed, 0) as opened:
         emulator = read_emulator(opened.files, device=full.model.device)
     worth = measure_worth(full, emulator, spec, federated.adapters, data=session.data, evaluate=session.evaluate)
-    target = Target(full, emulator, sealed.digest, zero_shot)
+    target = Target(full, emulator, zero_shot)
     record = disclosure_record(session.run)
-    model_privacy = measure_model_privacy(session.run, target, session.data, session.reporter, record=record)
+    model_privacy = measure_model_privacy(
+        session.run, target, session.data, session.reporter, digest=sealed.digest, record=record
+    )
     results = Results(zero_shot, worth.emulator_zero_shot, worth.emulator_tuned, worth.plug_in, None)
     return _Measured(results, worth.adapter, model_privacy)
 

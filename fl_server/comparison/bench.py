@@ -16,6 +16,7 @@ from fl_server.comparison.store import ResultStore
 from fl_server.comparison.tuning import tune_in_rounds
 from fl_server.compress import Workbench, asset_or_path, needs_importance
 from fl_server.data import Data, read_data
+from fl_server.model_privacy import Target, attack_emulator
 from fl_server.reference import adapter_spec, full_fine_tuned
 from scaleot_core.adapters.plug_in import plugged_in
 from scaleot_core.compression.emulator import Emulator, describe_emulator
@@ -68,10 +69,16 @@ class Bench:
         if run.privacy.mechanism != "none":
             inputs["privacy"] = run.privacy.model_dump()
         tuned = self._store.get_or_compute("tuned", inputs, lambda: self._tune(run, data()))
+        attacks = self._store.get_or_compute(
+            "attacks",
+            self._attack_inputs(run, emulator_facts["digest"]),
+            lambda: self._attack(run, data(), Metrics(**measured["zero_shot"])),
+        )
         return {
             "labels": dict(point.labels),
             "seed": point.seed,
             "results": {**measured, **tuned.get("results", {})},
+            "attacks": attacks,
             "emulator": emulator_facts,
             "rounds": tuned.get("rounds", []),
             "chosen_round": tuned.get("chosen_round"),
@@ -119,6 +126,10 @@ class Bench:
         results = {"emulator_tuned": _figures(emulator_tuned), "plug_in": _figures(plug_in)}
         return {"results": results, "rounds": rounds, "chosen_round": number, "seconds": seconds}
 
+    def _attack(self, run: RunFile, data: Data, zero_shot: Metrics) -> Result:
+        target = Target(self._full, self._emulator_of(run), zero_shot)
+        return attack_emulator(run, target, data, self._reporter).to_json()
+
     def _reference(self, run: RunFile, data: Data) -> Result:
         with full_fine_tuned(run, self._full, data.pooled, self._reporter) as tuned:
             return _figures(self._measure(tuned, data.test))
@@ -161,6 +172,24 @@ class Bench:
             "validation": validation,
             "adapter": run.adapter.model_dump(),
             "federation": run.federation.model_dump(exclude={"gradient_checkpointing"}),  # changes no result
+        }
+
+    def _attack_inputs(self, run: RunFile, emulator: str) -> dict[str, Any]:
+        """Names what the attacks read, not how the adapter is tuned; floors alone are the same for all emulators."""
+        floors = {**self._test_inputs(run), "seed": run.seed}
+        if not run.model_privacy.strong_emulator_steps and not run.model_privacy.healing_steps:
+            return floors
+        tuning = self._tuning_inputs(run)
+        del tuning["adapter"], tuning["validation"]
+        sizes = {"clients", "partition", "partition_alpha", "batch_size", "max_tokens"}
+        return {
+            **floors,
+            **tuning,
+            "federation": run.federation.model_dump(include=sizes),
+            "text": self._digest_of(run.importance.text),
+            "importance": run.importance.model_dump(include={"batch_size", "block_tokens"}),
+            "attacks": run.model_privacy.model_dump(exclude={"disclosure_record"}),
+            "emulator": emulator,
         }
 
     def _digest_of(self, source: str) -> str:

@@ -14,7 +14,7 @@ from scaleot_core.report.document import (
     Results,
     StageSeconds,
 )
-from scaleot_core.report.model_privacy import ReportedDisclosure, ReportedModelPrivacy
+from scaleot_core.report.model_privacy import ReportedAttacks, ReportedDisclosure, ReportedModelPrivacy
 from scaleot_core.report.page import PAGE_FILE, REPORT_FILE, write_report
 from scaleot_core.report.table import print_table
 
@@ -22,6 +22,7 @@ __all__ = [
     "PAGE_FILE",
     "REPORT_FILE",
     "Report",
+    "ReportedAttacks",
     "ReportedBundle",
     "ReportedDisclosure",
     "ReportedEmulator",

@@ -16,6 +16,19 @@ NOT_FINITE = "a figure of the tuned models is not finite"
 
 _TUNED = ("emulator_tuned", "plug_in")
 
+ATTACK_TITLES: Mapping[str, str] = {"strong_emulator": "strong emulator", "healed_emulator": "healed emulator"}
+"""What a data owner can make of an emulator, by its key in ``ComparedRow.results``."""
+
+FLOOR_TITLES: Mapping[str, str] = {
+    "zero_shot": MODEL_TITLES["zero_shot"],
+    "full_fine_tuning": MODEL_TITLES["full_fine_tuning"],
+    "majority": "most frequent answer",
+    "random_initialisation": "random weights",
+}
+"""What a task gives without offsite-tuning, likewise."""
+
+_COMPARED = (*MODEL_TITLES, *ATTACK_TITLES, "majority", "random_initialisation")
+
 Point = Mapping[str, Any]
 
 
@@ -46,7 +59,7 @@ class ComparedRow:
     examples: int
     """Held-out examples behind each figure."""
     results: Mapping[str, Mapping[str, Spread]]
-    """By model, in the order of the table, and by the name in ``Metrics``; what was not measured is left out."""
+    """By model, attack and floor, and by the name in ``Metrics``; what was not measured is left out."""
     delta: Spread | None
     """The headline figure of plug-in minus emulator tuned, seed by seed; in perplexity less than 0 is a gap."""
     share_of_full_fine_tuning: Spread | None
@@ -73,7 +86,7 @@ class ComparedRow:
         return {key: value for key, value in self.labels.items() if key not in (TASK, BUILDER)}
 
     def headline(self, model: str) -> Spread | None:
-        """Returns the headline figure of a model (a key of ``MODEL_TITLES``), if it was measured."""
+        """Returns the headline figure of a model, attack or floor, by its key, if it was measured."""
         return self.results.get(model, {}).get(self.measure)
 
     @property
@@ -109,7 +122,7 @@ class Floor:
     """What a task gives without offsite-tuning: the same for many rows."""
 
     model: str
-    """``zero_shot`` or ``full_fine_tuning``."""
+    """A key of ``FLOOR_TITLES``."""
     labels: Mapping[str, Any]
     """What tells it from others of its task and model; empty where there is one."""
     spread: Spread
@@ -160,8 +173,8 @@ class Comparison:
 def summarize(points: Sequence[Point], config: Mapping[str, Any], versions: Mapping[str, str]) -> Comparison:
     """Returns the comparison of the points, with one row for all that differ in the seed alone.
 
-    A point is what a bench returns for one run: ``labels``, ``seed``, ``results`` (figures by model), ``emulator``
-    and ``failed``. Rows stand in the order in which the points first name them.
+    A point is what a bench returns for one run: ``labels``, ``seed``, ``results`` (figures by model), ``emulator``,
+    ``failed``, and ``attacks``, which older points lack. Rows stand in the order in which the points first name them.
     """
     return Comparison(_rows(points), _rows(_means_over_tasks(points)), tuple(points), config, versions)
 
@@ -180,7 +193,7 @@ def floors(rows: Sequence[ComparedRow]) -> tuple[Floor, ...]:
     Several stand side by side only where what varies changes them, as the kind of adapter does.
     """
     found = []
-    for model in ("zero_shot", "full_fine_tuning"):
+    for model in FLOOR_TITLES:
         groups: dict[Spread, list[ComparedRow]] = {}
         for row in rows:
             if (spread := row.headline(model)) is not None:
@@ -232,16 +245,17 @@ def _means_over_tasks(points: Sequence[Point]) -> list[Point]:
 
 
 def _mean_point(points: Sequence[Point]) -> Point:
-    first, results = points[0], [point["results"] for point in points]
+    first, results = points[0], [_all_figures(point) for point in points]
     failed = [f"{point['labels'][TASK]}: {point['failed']}" for point in points if point["failed"] is not None]
     return {
         **first,
         "labels": {**first["labels"], TASK: None},
         "results": {
             model: _mean_figures([one[model] for one in results])
-            for model in first["results"]
+            for model in results[0]
             if all(model in one for one in results)
         },
+        "attacks": None,
         "failed": "; ".join(failed) or None,
     }
 
@@ -269,7 +283,7 @@ def _row(points: Sequence[Point]) -> ComparedRow:
     measure = "accuracy" if "accuracy" in first["results"]["zero_shot"] else "perplexity"
     reasons = [_failure(point, measure) for point in points]
     tuned = [point for point, reason in zip(points, reasons, strict=True) if reason is None]
-    results = {model: _figures(tuned if model in _TUNED else points, model) for model in MODEL_TITLES}
+    results = {model: _figures(tuned if model in _TUNED else points, model) for model in _COMPARED}
     emulators = [point["emulator"] for point in points]
     stage_one = [_stage_one_seconds(emulator) for emulator in emulators]
     importance = first["emulator"]["importance"]
@@ -290,10 +304,26 @@ def _row(points: Sequence[Point]) -> ComparedRow:
 
 
 def _figures(points: Sequence[Point], model: str) -> dict[str, Spread]:
-    measured = [point["results"][model] for point in points if model in point["results"]]
+    measured = [figures[model] for figures in map(_all_figures, points) if model in figures]
     names = dict.fromkeys(name for figures in measured for name in figures if name != "examples")
     spreads = {name: spread_over(figures.get(name) for figures in measured) for name in names}
     return {name: spread for name, spread in spreads.items() if spread is not None}
+
+
+def _all_figures(point: Point) -> dict[str, Mapping[str, Any]]:
+    """Returns a point's figures by model, attack and floor; of healing those at its last budget, tuned where it was."""
+    figures, attacks = dict(point["results"]), point.get("attacks")
+    if attacks is None:
+        return figures
+    figures["random_initialisation"] = attacks["floors"]["random_initialisation"]
+    if majority := attacks["floors"]["majority"]:
+        figures["majority"] = {name: majority[name] for name in ("accuracy", "examples")}
+    if strong := attacks["strong_emulator"]:
+        figures["strong_emulator"] = strong["metrics"]
+    if healing := attacks["healing"]:
+        tuned = healing[-1]["tuned"]
+        figures["healed_emulator"] = tuned["metrics"] if tuned else healing[-1]["zero_shot"]
+    return figures
 
 
 def _failure(point: Point, measure: str) -> str | None:

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from scaleot_core.report.comparison import ComparedRow, Comparison, best_row, floors
+from scaleot_core.report.comparison import FLOOR_TITLES, ComparedRow, Comparison, best_row, floors
 from scaleot_core.report.comparison_markdown import comparison_markdown
 from scaleot_core.report.comparison_phrases import (
-    DELTA_NOTE,
     PLUG_IN_COLUMN,
     TEXT_COLUMNS,
-    cells,
     failure_lines,
     finding,
     floor_text,
     limits,
+    notes,
     settings_line,
+    table_cells,
     task_line,
 )
 from scaleot_core.report.comparison_plots import (
@@ -26,7 +26,6 @@ from scaleot_core.report.comparison_plots import (
     front_plot,
     importance_plot,
 )
-from scaleot_core.report.document import MODEL_TITLES
 from scaleot_core.report.files import write_texts
 from scaleot_core.report.html import html_list, html_page, html_pairs, html_plot, html_settings
 from scaleot_core.report.phrases import counted
@@ -68,13 +67,13 @@ def comparison_page(comparison: Comparison) -> str:
 
 
 def _task(task: str, rows: tuple[ComparedRow, ...]) -> str:
-    notes = f"{_sentence(DELTA_NOTE)} Verbatim share: what of the full model leaves bit for bit."
+    explained = f"{_sentence(notes(rows))} Verbatim share: what of the full model leaves bit for bit."
     parts = [
         f"<h2>{escape(task)}</h2>",
         f"<p>{_sentence(finding(rows))}</p>",
         _floors(rows),
         _rows(rows),
-        f'<p class="small">{_sentence(task_line(rows))} {notes}</p>',
+        f'<p class="small">{_sentence(task_line(rows))} {explained}</p>',
         html_list(failure_lines(rows)),
         *_plots([alpha_plot(rows), beta_plot(rows), front_plot(rows)]),
     ]
@@ -83,7 +82,7 @@ def _task(task: str, rows: tuple[ComparedRow, ...]) -> str:
 
 def _floors(rows: tuple[ComparedRow, ...]) -> str:
     shown = "".join(
-        f"<tr><th>{MODEL_TITLES[floor.model]}</th>"
+        f"<tr><th>{FLOOR_TITLES[floor.model]}</th>"
         f'<td class="number">{floor_text(floor, rows[0].measure)}</td>'
         f"<td>{escape(settings_line(floor.labels))}</td></tr>"
         for floor in floors(rows)
@@ -92,11 +91,11 @@ def _floors(rows: tuple[ComparedRow, ...]) -> str:
 
 
 def _rows(rows: tuple[ComparedRow, ...]) -> str:
-    best = best_row(rows)
-    head = "".join(f"<th{_align(title)}>{escape(title)}</th>" for title in cells(rows[0]))
+    best, cells = best_row(rows), table_cells(rows)
+    head = "".join(f"<th{_align(title)}>{escape(title)}</th>" for title in cells[0])
     body = []
-    for row in rows:
-        shown = {title: escape(cell) for title, cell in cells(row).items()}
+    for row, texts in zip(rows, cells, strict=True):
+        shown = {title: escape(cell) for title, cell in texts.items()}
         if row is best:
             shown[PLUG_IN_COLUMN] = f"<strong>{shown[PLUG_IN_COLUMN]}</strong>"
         body.append("<tr>" + "".join(f"<td{_align(title)}>{cell}</td>" for title, cell in shown.items()) + "</tr>")

@@ -5,7 +5,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scaleot_core.report.comparison import ComparedRow, Comparison, Floor, Spread, best_row
+from scaleot_core.report.comparison import (
+    ATTACK_TITLES,
+    ComparedRow,
+    Comparison,
+    Floor,
+    Spread,
+    best_row,
+)
 from scaleot_core.report.document import MODEL_TITLES
 from scaleot_core.report.phrases import MEASURES, counted, percent, points
 
@@ -22,17 +29,33 @@ SETTING_TITLES = {
 """The paper's letters by the run file's key; every other setting has its key for a name."""
 
 DELTA_NOTE = "delta: plug-in minus emulator tuned, seed by seed"
+ATTACKS_NOTE = (
+    "strong emulator: all of it tuned on the data owners' pooled text; healed: tuned on public text, then, where the "
+    "strong emulator was measured, likewise"
+)
 
-_DIFFERS_WITH_THE_SEED = ("emulator_tuned", "plug_in", "full_fine_tuning")
+_DIFFERS_WITH_THE_SEED = ("emulator_tuned", "plug_in", "full_fine_tuning", "random_initialisation", *ATTACK_TITLES)
 
 
-def cells(row: ComparedRow) -> dict[str, str]:
-    """Returns one row of a task's table by the titles of its columns, the same ones for every row of a comparison."""
+def table_cells(rows: Sequence[ComparedRow]) -> list[dict[str, str]]:
+    """Returns the rows of a task's table, each by the titles of its columns, which all rows have."""
+    attacks = [model for model in ATTACK_TITLES if any(row.headline(model) for row in rows)]
+    return [_cells(row, attacks) for row in rows]
+
+
+def notes(rows: Sequence[ComparedRow]) -> str:
+    """Says what the columns of a table are that do not say it themselves."""
+    measured = any(row.headline(model) for row in rows for model in ATTACK_TITLES)
+    return f"{DELTA_NOTE}; {ATTACKS_NOTE}" if measured else DELTA_NOTE
+
+
+def _cells(row: ComparedRow, attacks: Sequence[str]) -> dict[str, str]:
     return {
         "builder": row.builder,
         **{SETTING_TITLES.get(key, key): setting_text(value) for key, value in row.settings.items()},
         MODEL_TITLES["emulator_zero_shot"]: headline_text(row, "emulator_zero_shot"),
         MODEL_TITLES["emulator_tuned"]: headline_text(row, "emulator_tuned"),
+        **{ATTACK_TITLES[model]: headline_text(row, model) for model in attacks},
         PLUG_IN_COLUMN: headline_text(row, "plug_in"),
         "delta": spread_text(row.delta, row.measure, sign="+") if row.delta else "",
         "verbatim share": percent(row.verbatim_share),
@@ -44,7 +67,7 @@ def headline_text(row: ComparedRow, model: str) -> str:
     """Returns a model's headline figure, with its deviation where the seed makes a difference to that model."""
     spread = row.headline(model)
     if spread is None:
-        return "failed" if row.failures else ""
+        return "failed" if row.failures and model not in ATTACK_TITLES else ""
     return spread_text(spread, row.measure, deviation=model in _DIFFERS_WITH_THE_SEED)
 
 
@@ -168,7 +191,7 @@ def _order_limit(rows: Sequence[ComparedRow]) -> str | None:
 def _promise_limit(rows: Sequence[ComparedRow]) -> str | None:
     whole = [row for row in rows if row.quality is not None]
     below = [
-        f"{count} not above {MODEL_TITLES[model]}" for model in _MUST_EXCEED if (count := _not_above(whole, model))
+        f"{count} not above {title}" for model, title in _MUST_EXCEED.items() if (count := _not_above(whole, model))
     ]
     if not below:
         return None
@@ -177,7 +200,7 @@ def _promise_limit(rows: Sequence[ComparedRow]) -> str | None:
     )
 
 
-_MUST_EXCEED = ("zero_shot", "emulator_tuned")
+_MUST_EXCEED = {**{model: MODEL_TITLES[model] for model in ("zero_shot", "emulator_tuned")}, **ATTACK_TITLES}
 
 
 def _not_above(rows: Sequence[ComparedRow], model: str) -> int:

@@ -5,19 +5,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scaleot_core.report.comparison import ComparedRow, Comparison, best_row, floors
+from scaleot_core.report.comparison import FLOOR_TITLES, ComparedRow, Comparison, best_row, floors
 from scaleot_core.report.comparison_phrases import (
-    DELTA_NOTE,
     PLUG_IN_COLUMN,
     TEXT_COLUMNS,
-    cells,
     failure_lines,
     finding,
     floor_text,
+    notes,
     settings_line,
+    table_cells,
     task_line,
 )
-from scaleot_core.report.document import MODEL_TITLES
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
@@ -29,7 +28,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         for line in (*failure_lines(rows), finding(rows)):
             console.print(Text(line))
         console.print()
-    console.print(Text(f"{DELTA_NOTE}. Full precision: --json and table.json."))
+    console.print(Text(f"{notes(comparison.rows)}. Full precision: --json and table.json."))
 
 
 def _floors(rows: tuple[ComparedRow, ...]) -> Table:
@@ -38,20 +37,19 @@ def _floors(rows: tuple[ComparedRow, ...]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column()
     for floor in floors(rows):
-        table.add_row(MODEL_TITLES[floor.model], floor_text(floor, rows[0].measure), Text(settings_line(floor.labels)))
+        table.add_row(FLOOR_TITLES[floor.model], floor_text(floor, rows[0].measure), Text(settings_line(floor.labels)))
     return table
 
 
 def _rows(rows: tuple[ComparedRow, ...]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    best = best_row(rows)
-    titles = list(cells(rows[0]))
-    for title in titles:
+    best, shown = best_row(rows), table_cells(rows)
+    for title in shown[0]:
         broken = title.replace(" ", "\n").replace(".", ".\n")
         words = title in TEXT_COLUMNS
         table.add_column(Text(broken), justify="left" if words else "right", no_wrap=not words, overflow="fold")
-    for row in rows:
-        texts = {title: Text(cell.replace(" ± ", "±")) for title, cell in cells(row).items()}
+    for row, cells in zip(rows, shown, strict=True):
+        texts = {title: Text(cell.replace(" ± ", "±")) for title, cell in cells.items()}
         if row is best:
             texts[PLUG_IN_COLUMN].stylize("bold")
         table.add_row(*texts.values())

@@ -57,42 +57,52 @@ class ReportedDisclosure:
 
 
 @dataclass(frozen=True)
-class ReportedModelPrivacy:
-    """Floors, attacks and disclosure; an attack that was not run is none."""
+class ReportedAttacks:
+    """What attacks on an emulator reached, and the floors under them; an attack that was not run is none."""
 
     floors: Floors
     strong_emulator: StrongEmulator | None
     healing: tuple[HealingPoint, ...] | None
-    disclosure: ReportedDisclosure
-    seconds: float
-    """What measuring all this took."""
 
-    def to_json(self, *, verbatim_share: float, plug_in: Metrics, emulator_tuned: Metrics) -> dict[str, Any]:
-        """Returns plain JSON values, the gaps to the plug-in among them; null for what was not measured."""
+    def to_json(self, plug_in: Metrics | None = None) -> dict[str, Any]:
+        """Returns plain JSON values, null for what was not measured; gaps where there is a plug-in to compare with."""
         majority, strong = self.floors.majority, self.strong_emulator
         return {
-            "verbatim_share": verbatim_share,
-            "gap": asdict(gap_between(plug_in, emulator_tuned)),
             "floors": {
                 "majority": None if majority is None else asdict(majority),
                 "random_initialisation": self.floors.random_initialisation.to_json(),
             },
             "strong_emulator": None if strong is None else _strong_to_json(strong, plug_in),
             "healing": None if self.healing is None else [_point_to_json(point, plug_in) for point in self.healing],
+        }
+
+
+@dataclass(frozen=True)
+class ReportedModelPrivacy:
+    """Attacks and disclosure."""
+
+    attacks: ReportedAttacks
+    disclosure: ReportedDisclosure
+    seconds: float
+    """What measuring all this took."""
+
+    def to_json(self, *, verbatim_share: float, plug_in: Metrics, emulator_tuned: Metrics) -> dict[str, Any]:
+        """Returns plain JSON values, the gaps to the plug-in among them; null for what was not measured."""
+        return {
+            "verbatim_share": verbatim_share,
+            "gap": asdict(gap_between(plug_in, emulator_tuned)),
+            **self.attacks.to_json(plug_in),
             "disclosure": self.disclosure.to_json(),
             "seconds": self.seconds,
         }
 
 
-def _strong_to_json(strong: StrongEmulator, plug_in: Metrics) -> dict[str, Any]:
-    return {
-        "steps": len(strong.losses),
-        "metrics": strong.metrics.to_json(),
-        "gap": asdict(gap_between(plug_in, strong.metrics)),
-    }
+def _strong_to_json(strong: StrongEmulator, plug_in: Metrics | None) -> dict[str, Any]:
+    gap = {} if plug_in is None else {"gap": asdict(gap_between(plug_in, strong.metrics))}
+    return {"steps": len(strong.losses), "metrics": strong.metrics.to_json(), **gap}
 
 
-def _point_to_json(point: HealingPoint, plug_in: Metrics) -> dict[str, Any]:
+def _point_to_json(point: HealingPoint, plug_in: Metrics | None) -> dict[str, Any]:
     return {
         "steps": point.steps,
         "public_tokens": point.public_tokens,

@@ -23,14 +23,14 @@ def gap_line(report: Report) -> str:
 
 def floors_line(report: Report) -> str:
     """Says what is reached without the full model."""
-    floors = report.model_privacy.floors
+    floors = report.model_privacy.attacks.floors
     line = f"random weights {_figures(floors.random_initialisation)}"
     return line if floors.majority is None else f"most frequent answer {percent(floors.majority.accuracy)}, {line}"
 
 
 def strong_emulator_line(report: Report) -> str:
     """Says what all of the emulator, tuned on the private data, reaches, or how to measure it."""
-    strong = report.model_privacy.strong_emulator
+    strong = report.model_privacy.attacks.strong_emulator
     if strong is None:
         return "not measured: set model_privacy.strong_emulator_steps"
     return f"all of the emulator tuned on the clients' pooled text, {_tuned(report, strong)}"
@@ -38,7 +38,7 @@ def strong_emulator_line(report: Report) -> str:
 
 def healing_line(report: Report) -> str:
     """Says what public text gives back of the full model at the largest budget, or how to measure it."""
-    healing = report.model_privacy.healing
+    healing = report.model_privacy.attacks.healing
     if not healing:
         return "not measured: set model_privacy.healing_steps"
     last = healing[-1]

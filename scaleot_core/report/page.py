@@ -132,13 +132,13 @@ def _model_privacy(report: Report) -> str:
     )
     warning = disclosure_warning(report)
     shown = f'<div class="limits"><p>Warning: {escape(warning)}.</p></div>' if warning else ""
-    if not report.model_privacy.healing:
+    if not report.model_privacy.attacks.healing:
         return shown + figures
     caption = (
         "What tuning the emulator on public text gives back: 0 is the floor (of the accuracy the higher one, of the "
         "loss that of random weights), 1 the full model zero-shot."
     )
-    return shown + figures + html_plot(healing_plot(report.model_privacy.healing), caption)
+    return shown + figures + html_plot(healing_plot(report.model_privacy.attacks.healing), caption)
 
 
 def _rounds(report: Report) -> str:

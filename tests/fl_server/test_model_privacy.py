@@ -45,15 +45,15 @@ def measured(run: RunFile, digest: str = "01" * 32) -> ReportedModelPrivacy:
     full, data = load_full_model(run.model, SILENT), read_data(run, SILENT)
     emulator = Workbench(full, run, SILENT).build(run.emulator)
     zero_shot = evaluate(full.model, full.tokenizer, data.test, reporter=SILENT)
-    target = Target(full, emulator, digest, zero_shot)
-    return measure_model_privacy(run, target, data, SILENT, record=disclosure_record(run))
+    target = Target(full, emulator, zero_shot)
+    return measure_model_privacy(run, target, data, SILENT, digest=digest, record=disclosure_record(run))
 
 
 def test_by_default_floors_are_measured_attacks_are_not_and_no_record_is_kept(material: Path) -> None:
     privacy = measured(run_file(material))
-    assert privacy.floors.majority == MajorityFloor(label=0, accuracy=7 / 13, examples=13)
-    assert privacy.floors.random_initialisation.examples == 13
-    assert privacy.strong_emulator is None and privacy.healing is None
+    assert privacy.attacks.floors.majority == MajorityFloor(label=0, accuracy=7 / 13, examples=13)
+    assert privacy.attacks.floors.random_initialisation.examples == 13
+    assert privacy.attacks.strong_emulator is None and privacy.attacks.healing is None
     assert not privacy.disclosure.is_recorded and privacy.disclosure.emulators == 1
 
 
@@ -85,9 +85,9 @@ def test_a_simulation_measures_the_attacks_that_its_file_asks_for(material: Path
 
 def test_the_strong_emulator_is_the_same_with_and_without_healing(material: Path) -> None:
     steps = "model_privacy.strong_emulator_steps=3"
-    alone = measured(run_file(material, steps))
-    beside = measured(run_file(material, steps, "model_privacy.healing_steps=[0]"))
-    later = measured(run_file(material, steps, "model_privacy.healing_steps=[1]"))
+    alone = measured(run_file(material, steps)).attacks
+    beside = measured(run_file(material, steps, "model_privacy.healing_steps=[0]")).attacks
+    later = measured(run_file(material, steps, "model_privacy.healing_steps=[1]")).attacks
     assert alone.strong_emulator == beside.strong_emulator == later.strong_emulator is not None
     assert alone.healing is None
 

@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,8 @@ from scaleot_core.report.comparison import (
     spread_over,
     summarize,
 )
-from tests.support.example_comparison import ALPHA, CONFIG, VERSIONS, example_point, text_figures
+from scaleot_core.report.comparison_phrases import limits, notes, table_cells
+from tests.support.example_comparison import ALPHA, CONFIG, VERSIONS, choice_figures, example_point, text_figures
 
 
 def summary(*points: dict) -> Comparison:  # type: ignore[type-arg]
@@ -144,6 +146,77 @@ def test_floors_stand_once_and_apart_only_where_a_setting_changes_them() -> None
         ("full_fine_tuning", {"adapter.kind": "lora"}, 0.8),
         ("full_fine_tuning", {"adapter.kind": "layers"}, 0.9),
     ]
+
+
+def attacks(strong: float | None = None, healed: float | None = None, tuned: float | None = None) -> dict[str, Any]:
+    def tuned_whole(accuracy: float | None) -> dict[str, Any] | None:
+        return None if accuracy is None else {"steps": 4, "metrics": choice_figures(accuracy)}
+
+    early = {"steps": 0, "zero_shot": choice_figures(0.3), "tuned": tuned_whole(strong)}
+    last = {"steps": 50, "zero_shot": choice_figures(healed or 0.0), "tuned": tuned_whole(tuned)}
+    return {
+        "floors": {
+            "majority": {"label": 1, "accuracy": 0.52, "examples": 300},
+            "random_initialisation": choice_figures(0.48),
+        },
+        "strong_emulator": tuned_whole(strong),
+        "healing": None if healed is None else [early, last],
+    }
+
+
+def test_attacks_are_figures_of_a_row_and_their_floors_stand_beside_zero_shot() -> None:
+    points = [
+        example_point(builder, seed=seed, attacks=attacks(strong + 0.02 * seed))
+        for builder, strong in (("scaleot", 0.6), ("uniform", 0.5))
+        for seed in (0, 1)
+    ]
+    row, other = summary(*points).rows
+    strong, other_strong = row.headline("strong_emulator"), other.headline("strong_emulator")
+    assert strong is not None and other_strong is not None
+    assert strong.mean == pytest.approx(0.61) and strong.deviation == pytest.approx(0.02 / 2**0.5)
+    assert other_strong.mean == pytest.approx(0.51)
+    assert row.headline("healed_emulator") is None
+    found = {floor.model: floor.spread.mean for floor in floors((row, other))}
+    assert found == {
+        "zero_shot": 0.567,
+        "full_fine_tuning": 0.887,
+        "majority": 0.52,
+        "random_initialisation": pytest.approx(0.48),
+    }
+
+
+def test_healing_counts_at_its_last_budget_tuned_where_it_was() -> None:
+    untuned, tuned = (
+        summary(example_point(attacks=one)).rows[0].headline("healed_emulator")
+        for one in (attacks(healed=0.55), attacks(strong=0.6, healed=0.55, tuned=0.7))
+    )
+    assert untuned is not None and untuned.mean == 0.55
+    assert tuned is not None and tuned.mean == 0.7
+
+
+def test_attacks_have_a_mean_over_tasks() -> None:
+    points = [example_point(task=task, attacks=attacks(strong)) for task, strong in (("sst2", 0.6), ("arc", 0.8))]
+    [row] = summary(*points).means
+    strong, majority = row.headline("strong_emulator"), row.headline("majority")
+    assert strong is not None and strong.mean == pytest.approx(0.7)
+    assert majority is not None and majority.mean == 0.52
+
+
+def test_every_row_of_a_table_has_a_column_for_an_attack_that_one_of_them_measured() -> None:
+    rows = summary(example_point(attacks=attacks(0.6)), example_point("uniform", attacks=attacks())).rows
+    first, second = table_cells(rows)
+    assert list(first) == list(second)
+    assert (first["strong emulator"], second["strong emulator"]) == ("60.0", "")
+    assert "healed emulator" not in first
+    assert "strong emulator" in notes(rows)
+    plain = summary(example_point()).rows
+    assert "strong emulator" not in table_cells(plain)[0] and "strong" not in notes(plain)
+
+
+def test_a_plug_in_that_an_attack_reaches_is_no_gain() -> None:
+    compared = summary(example_point(attacks=attacks(0.9)))
+    assert any("1 not above strong emulator" in limit for limit in limits(compared))
+    assert not any("strong emulator" in limit for limit in limits(summary(example_point(attacks=attacks(0.8)))))
 
 
 def test_what_distinguishes_a_group_is_what_it_shares_and_the_others_do_not() -> None:

@@ -7,7 +7,7 @@ from scaleot_core.evaluation import Metrics
 from scaleot_core.model_privacy.floors import Floors
 from scaleot_core.model_privacy.healing import HealingPoint
 from scaleot_core.model_privacy.recovery import Recovery
-from scaleot_core.report import Report
+from scaleot_core.report import Report, ReportedAttacks, ReportedModelPrivacy
 from scaleot_core.report.model_privacy import Gap, gap_between
 from scaleot_core.report.page import page
 from tests.report.test_page import outline
@@ -60,7 +60,8 @@ def test_what_was_measured_is_in_the_document() -> None:
 
 def test_a_task_without_choices_has_no_majority_floor() -> None:
     report = example_report()
-    privacy = replace(quiet_model_privacy(), floors=Floors(None, Metrics(loss=10.8, examples=3, perplexity=49_000.0)))
+    floors = Floors(None, Metrics(loss=10.8, examples=3, perplexity=49_000.0))
+    privacy = replace(quiet_model_privacy(), attacks=ReportedAttacks(floors, None, None))
     report = replace(report, model_privacy=privacy)
     assert report.to_json()["model_privacy"]["floors"]["majority"] is None
     assert "random weights loss 10.800" in one_line(printed(report))
@@ -94,17 +95,22 @@ def test_the_page_draws_the_healing_curve_where_it_was_measured() -> None:
     assert [tag for tag, _ in outline(page(example_report())).seen].count("svg") == 3
 
 
+def healed(points: tuple[HealingPoint, ...]) -> ReportedModelPrivacy:
+    quiet = quiet_model_privacy()
+    return replace(quiet, attacks=replace(quiet.attacks, healing=points))
+
+
 def test_a_curve_with_nothing_to_recover_has_a_page_that_says_so() -> None:
     metrics = Metrics(loss=9.0, examples=3, perplexity=8000.0)
     points = (HealingPoint(5, 100, 4.0, metrics, Recovery(None, None), None),)
-    text = page(replace(example_report(), model_privacy=replace(quiet_model_privacy(), healing=points)))
+    text = page(replace(example_report(), model_privacy=healed(points)))
     outline(text)
     assert "nothing: the full model is not above the floors" in one_line(text)
 
 
 def test_an_attack_below_the_floor_recovers_none() -> None:
-    [_, last] = attacked_model_privacy().healing or ()
-    below = replace(quiet_model_privacy(), healing=(replace(last, recovered=Recovery(-0.5, 0.7)),))
+    [_, last] = attacked_model_privacy().attacks.healing or ()
+    below = healed((replace(last, recovered=Recovery(-0.5, 0.7)),))
     assert "none of the accuracy and 70.0 % of the loss" in one_line(
         printed(replace(example_report(), model_privacy=below))
     )

@@ -33,8 +33,9 @@ def example_point(
     emulator: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     failed: str | None = None,
+    attacks: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Returns one point; a failed one has no tuned models."""
+    """Returns one point; a failed one has no tuned models, and one of an older version no attacks."""
     results = dict(zip(_MODELS, map(figures_of, figures), strict=False))
     if failed is not None:
         del results["emulator_tuned"], results["plug_in"]
@@ -42,6 +43,7 @@ def example_point(
         "labels": {"task": task, "builder": builder, **(settings or {})},
         "seed": seed,
         "results": results,
+        **({} if attacks is None else {"attacks": attacks}),
         "emulator": {
             "parameters": 101_234_567,
             "size_bytes": 202_469_134,

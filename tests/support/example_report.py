@@ -9,6 +9,7 @@ from scaleot_core.model_privacy.recovery import Recovery
 from scaleot_core.model_privacy.strong_emulator import StrongEmulator
 from scaleot_core.report import (
     Report,
+    ReportedAttacks,
     ReportedBundle,
     ReportedDisclosure,
     ReportedEmulator,
@@ -43,13 +44,12 @@ def attacked_model_privacy() -> ReportedModelPrivacy:
     """Returns the section of a run whose attacks were measured, the second one with this model."""
     tuned = StrongEmulator(choice_metrics(0.401, 0.817), (0.7, 0.5, 0.4))
     before = DisclosedLayer(18, DisclosureLevel.NOTHING)
+    healing = (
+        HealingPoint(0, 0, None, choice_metrics(0.722, 0.493), Recovery(-0.7, 0.987), tuned),
+        HealingPoint(50, 25_600, 2.9, choice_metrics(0.700, 0.540), Recovery(0.5, 0.995), tuned),
+    )
     return ReportedModelPrivacy(
-        floors=quiet_model_privacy().floors,
-        strong_emulator=tuned,
-        healing=(
-            HealingPoint(0, 0, None, choice_metrics(0.722, 0.493), Recovery(-0.7, 0.987), tuned),
-            HealingPoint(50, 25_600, 2.9, choice_metrics(0.700, 0.540), Recovery(0.5, 0.995), tuned),
-        ),
+        ReportedAttacks(quiet_model_privacy().attacks.floors, strong_emulator=tuned, healing=healing),
         disclosure=ReportedDisclosure(True, 2, 0.731, LAYERS, (NewDisclosure(before, LAYERS[18]),)),
         seconds=41.2,
     )
@@ -58,7 +58,8 @@ def attacked_model_privacy() -> ReportedModelPrivacy:
 def quiet_model_privacy() -> ReportedModelPrivacy:
     """Returns the section of a run that measures no more than it must."""
     floors = Floors(MajorityFloor(1, 0.513, 300), choice_metrics(10.812, 0.487))
-    return ReportedModelPrivacy(floors, None, None, ReportedDisclosure(False, 1, 0.688, LAYERS, ()), 9.1)
+    disclosure = ReportedDisclosure(False, 1, 0.688, LAYERS, ())
+    return ReportedModelPrivacy(ReportedAttacks(floors, None, None), disclosure, 9.1)
 
 
 def example_report() -> Report:

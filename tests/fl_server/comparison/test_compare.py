@@ -55,8 +55,15 @@ def without_seconds(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def without_gaps(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_gaps(one) for key, one in value.items() if key != "gap"}
+    return [without_gaps(one) for one in value] if isinstance(value, list) else value
+
+
 def test_a_point_is_what_the_whole_federation_gives(task: Path, tmp_path: Path) -> None:
-    run = tiny_run(task, 'compare.builders=["scaleot"]', "compare.seeds=[5]", "seed=5")
+    attacked = ("model_privacy.strong_emulator_steps=2", "model_privacy.healing_steps=[0, 2]")
+    run = tiny_run(task, 'compare.builders=["scaleot"]', "compare.seeds=[5]", "seed=5", *attacked)
     [point] = compare(run, tmp_path / "comparison", SilentReporter())
     (tmp_path / "run").mkdir()
     report = simulate(run, tmp_path / "run", SilentReporter()).to_json()
@@ -65,6 +72,8 @@ def test_a_point_is_what_the_whole_federation_gives(task: Path, tmp_path: Path) 
         one["train_loss"] for one in report["federation"]["rounds"]
     ]
     assert point["emulator"]["verbatim_share"] == report["emulator"]["verbatim_share"]
+    assert point["attacks"] == without_gaps({name: report["model_privacy"][name] for name in point["attacks"]})
+    assert point["attacks"]["strong_emulator"]["metrics"] != point["results"]["emulator_tuned"]
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +161,8 @@ def test_evaluations_are_shared_between_points(task: Path, tmp_path: Path) -> No
     compare(tiny_run(task, file=tmp_path / "grid.toml"), tmp_path / "out", SilentReporter())
     names = [path.name.rsplit("-", 1)[0] for path in (tmp_path / "out" / "results").iterdir()]
     counts = {name: names.count(name) for name in names}
-    assert counts == {"zero-shot": 1, "emulator": 4, "emulator-zero-shot": 4, "tuned": 8, "full-fine-tuning": 2}
+    once_a_seed = {"full-fine-tuning": 2, "attacks": 2}
+    assert counts == {"zero-shot": 1, "emulator": 4, "emulator-zero-shot": 4, "tuned": 8, **once_a_seed}
 
 
 def test_the_round_with_the_least_validation_loss_on_the_emulator_is_plugged_in(task: Path, tmp_path: Path) -> None:
