@@ -35,6 +35,7 @@ from scaleot_core.federation.messages import (
 )
 from scaleot_core.federation.signing import sign
 from scaleot_core.federation.validation import AdapterSchema, decode_tensors, encode_tensors
+from scaleot_core.models.positions import readable_tokens
 from scaleot_core.privacy.private_examples import private_examples
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import derive_seed
@@ -171,7 +172,8 @@ def _tune(
     asked = permitted.instructions
     records = read_records(own.data)
     if own.privacy is None:
-        examples = encode_for_training(records, emulator.tokenizer, max_tokens=asked.max_tokens)
+        max_tokens = readable_tokens(emulator.model, asked.max_tokens)
+        examples = encode_for_training(records, emulator.tokenizer, max_tokens=max_tokens)
     else:
         examples = private_examples(records, emulator, max_tokens=asked.max_tokens)
         if stand_ins := examples.count(STAND_IN):

@@ -91,18 +91,20 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Set builders, seeds and settings side by side on one model; a killed comparison goes on where it was."""
+    from scaleot_core.config import read_run_file
+
+    run = read_run_file(file, overrides)  # a faulty one is refused before the imports, which take seconds
+
     from rich.console import Console
 
     from fl_server.comparison.compare import compare as run_comparison
     from fl_server.comparison.compare import default_directory
     from fl_server.versions import versions
-    from scaleot_core.config import read_run_file
     from scaleot_core.progress import terminal_or_log_reporter
     from scaleot_core.report.comparison import summarize
     from scaleot_core.report.comparison_page import write_comparison
     from scaleot_core.report.comparison_table import print_comparison
 
-    run = read_run_file(file, overrides)
     directory = out or default_directory(run)
     points = run_comparison(run, directory, terminal_or_log_reporter())
     comparison = summarize(points, config=run.model_dump(mode="json"), versions=versions())

@@ -25,6 +25,7 @@ from scaleot_core.compression.importance_store import (
 from scaleot_core.compression.plan import RankTarget
 from scaleot_core.errors import DataError
 from scaleot_core.models.loading import LanguageModel, load_model
+from scaleot_core.models.positions import num_positions
 from scaleot_core.progress import Reporter
 from scaleot_core.run_file import EmulatorSection, ImportanceSection, ModelSection, RunFile
 from scaleot_core.shapes import TokenBlocks
@@ -187,7 +188,16 @@ def importance_settings(section: ImportanceSection) -> ImportanceSettings:
 
 
 def public_blocks(full: LanguageModel, section: ImportanceSection, reporter: Reporter) -> TokenBlocks:
-    """Returns the public text as token ids (blocks, tokens)."""
+    """Returns the public text as token ids (blocks, tokens).
+
+    Raises:
+        DataError: the text cannot be used, or its blocks are longer than what the model reads.
+    """
+    bound = num_positions(full.model)
+    if bound is not None and section.block_tokens > bound:
+        raise DataError(
+            f"importance.block_tokens: got {section.block_tokens}, expected at most {bound}, which the model can read"
+        )
     records = read_public_text(asset_or_path(section.text, reporter))
     examples = text_blocks(records, full.tokenizer, block_tokens=section.block_tokens)
     return torch.tensor([example.token_ids for example in examples])

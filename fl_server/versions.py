@@ -3,7 +3,8 @@
 import importlib.metadata
 import platform
 
-PACKAGES = ("scaleot", "flwr", "torch", "transformers", "peft", "cryptography")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "peft", "opacus", "dp-accounting", "cryptography")
+PACKAGES = ("scaleot", "flwr", *_LIBRARIES)
 
 
 def versions() -> dict[str, str]:

@@ -163,6 +163,21 @@ def _make_paths_absolute(document: Document, base: Path) -> None:
     for task in tasks.values() if isinstance(tasks, dict) else ():
         for key in TaskSection.model_fields:
             _make_path_absolute(task, key, base)
+    _make_compared_paths_absolute(compare if isinstance(compare, dict) else {}, base)
+
+
+def _make_compared_paths_absolute(compare: Document, base: Path) -> None:
+    varied, variants = compare.get("vary"), compare.get("variants")
+    for section, key in (*PATH_KEYS, *OUTPUT_KEYS):
+        name = f"{section}.{key}"
+        for variant in variants.values() if isinstance(variants, dict) else ():
+            _make_path_absolute(variant, name, base)
+        values = varied.get(name) if isinstance(varied, dict) else None
+        if isinstance(varied, dict) and isinstance(values, list):
+            tables: list[Document] = [{key: value} for value in values]
+            for table in tables:
+                _make_path_absolute(table, key, base)
+            varied[name] = [table[key] for table in tables]
 
 
 def _make_path_absolute(table: object, key: str, base: Path) -> None:

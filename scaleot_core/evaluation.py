@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from scaleot_core.answering import exact_match, f1, generate_answers
 from scaleot_core.errors import DataError
+from scaleot_core.models.positions import num_positions
 from scaleot_core.progress import Reporter
 from scaleot_core.scoring import BATCH_TOKENS, Score, score_examples
 from scaleot_core.training.chat import chat_pairs
@@ -98,7 +99,7 @@ def evaluate(
     if not records:
         raise DataError("expected at least one record to evaluate on, got none")
     batch_tokens = batch_tokens or BATCH_TOKENS[next(model.parameters()).device.type]
-    examinee = _Examinee(model, tokenizer, _window_tokens(model), batch_tokens, reporter)
+    examinee = _Examinee(model, tokenizer, num_positions(model) or _DEFAULT_WINDOW_TOKENS, batch_tokens, reporter)
     with _eval_mode(model):
         match records[0]:
             case ChoiceRecord():
@@ -187,11 +188,6 @@ def _of_kind(records: Sequence[Record], kind: type[_R]) -> tuple[_R, ...]:
             f"expected every record to be a {kind.__name__} as the first one, got {len(chosen)} of {len(records)}"
         )
     return chosen
-
-
-def _window_tokens(model: nn.Module) -> int:
-    config: PretrainedConfig = model.config
-    return int(getattr(config, "max_position_embeddings", _DEFAULT_WINDOW_TOKENS))
 
 
 @contextmanager

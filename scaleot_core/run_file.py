@@ -256,6 +256,36 @@ class CompareSection(Section):
         default_factory=dict, description='by name: "section.key" to its value; none: the run file as it is'
     )
 
+    @field_validator("builders", "seeds", mode="after")
+    @classmethod
+    def _each_once(cls, values: list[Any]) -> list[Any]:
+        if len(set(values)) < len(values):
+            raise PydanticCustomError("scaleot", "each once: a row would count a run twice")
+        return values
+
+    @field_validator("vary", mode="after")
+    @classmethod
+    def _different_values(cls, vary: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for key, values in vary.items():
+            _check_key(key)
+            if not values or any(value in values[:position] for position, value in enumerate(values)):
+                raise PydanticCustomError("scaleot", "for {name} one or more values, each once", {"name": key})
+        return vary
+
+    @field_validator("variants", mode="after")
+    @classmethod
+    def _keys_that_vary(cls, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for settings in variants.values():
+            for key in settings:
+                _check_key(key)
+        return variants
+
+
+def _check_key(key: str) -> None:
+    if key == "seed" or key.startswith("compare."):
+        expected = 'no "{name}", which a comparison sets itself: seeds stand in compare.seeds'
+        raise PydanticCustomError("scaleot", expected, {"name": key})
+
 
 class ModelPrivacySection(Section):
     """Attacks on the emulator, which a run makes only if asked to, and the owner's record of what has left."""

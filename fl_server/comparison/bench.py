@@ -20,6 +20,7 @@ from fl_server.model_privacy import Target, attack_emulator
 from fl_server.reference import adapter_spec, full_fine_tuned
 from scaleot_core.adapters.plug_in import plugged_in
 from scaleot_core.compression.emulator import Emulator, describe_emulator
+from scaleot_core.compression.importance import check_blocks
 from scaleot_core.errors import RoundFailedError
 from scaleot_core.evaluation import Metrics, evaluate
 from scaleot_core.models.loading import LanguageModel
@@ -38,6 +39,18 @@ class Bench:
         self._emulator: tuple[str, Emulator] | None = None
         self._workbenches: dict[str, Workbench] = {}
         self._file_digests: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
+        """Of the emulators that results stand for, by their key."""
+
+    def check_text(self, points: Sequence[Point]) -> None:
+        """Checks, before any work, that the public text can be read and is enough to score layers by.
+
+        Raises:
+            InputError: it cannot be read, or is too short.
+        """
+        scored = [point.run for point in points if needs_importance(point.run.emulator)]
+        for run in {run.importance.model_dump_json(): run for run in scored}.values():
+            check_blocks(self._workbench_of(run).blocks())
 
     def run(self, point: Point) -> Result:
         """Returns the results of a point, all of them found again or computed now.
@@ -50,6 +63,7 @@ class Bench:
         run = point.run
         data = cache(lambda: read_data(run, self._reporter))
         emulator_facts = self._store.get_or_compute("emulator", self._emulator_inputs(run), lambda: self._describe(run))
+        self._digests[emulator_key(run)] = emulator_facts["digest"]
         measured = {
             "zero_shot": self._store.get_or_compute(
                 "zero-shot", self._test_inputs(run), lambda: self._zero_shot(data())
@@ -93,6 +107,7 @@ class Bench:
         """Builds the emulator, timed; what importance took counts as it was when it was computed."""
         workbench = self._workbench_of(run)
         importance = workbench.importance() if needs_importance(run.emulator) else None
+        self._emulator = None  # frees the last one first
         started = time.monotonic()
         emulator = workbench.build(run.emulator)
         seconds = time.monotonic() - started
@@ -141,7 +156,10 @@ class Bench:
         key = emulator_key(run)
         if self._emulator is None or self._emulator[0] != key:
             self._emulator = None  # frees the last one first
-            self._emulator = (key, self._workbench_of(run).build(run.emulator))
+            emulator = self._workbench_of(run).build(run.emulator)
+            if digest_of_weights(emulator) != self._digests[key]:
+                self._reporter.note("warning: built again, the emulator is not the one before bit for bit")
+            self._emulator = (key, emulator)
         return self._emulator[1]
 
     def _workbench_of(self, run: RunFile) -> Workbench:

@@ -44,6 +44,7 @@ def compare(run: RunFile, directory: Path, reporter: Reporter) -> list[dict[str,
         check_privacy(point.run, read_data(point.run, reporter).partitions, reporter)
     store = ResultStore(directory, versions())
     bench = Bench(load_full_model(run.model, reporter), store, reporter)
+    bench.check_text(points)
     results = []
     with reporter.stage("points", steps=len(points)) as stage:
         for position, point in enumerate(points, start=1):

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fl_server.compress import importance_settings, needs_importance
+from scaleot_core.compression.builders.crash import MIN_BLOCKS
+from scaleot_core.compression.importance import check_settings
 from scaleot_core.config import with_settings
-from scaleot_core.errors import RunFileError
+from scaleot_core.errors import ModelError, RunFileError
 from scaleot_core.run_file import CompareSection, RunFile
 
 ONE_MODEL = "model: a comparison is of one model; give each model a run file of its own"
+NO_CANARY = "canary.text: a comparison tries its adapters on no canary; leave it out"
 DATA_ALONE = "data"
 """The name of the one task where ``[compare.tasks]`` is empty."""
 
@@ -42,7 +46,8 @@ def expand(run: RunFile) -> tuple[Point, ...]:
         RunFileError: with every faulty combination at once.
     """
     compare = run.compare
-    points, faults = [], []
+    points: list[Point] = []
+    faults = [NO_CANARY] if run.canary.text else []
     for labels, settings in _combinations(compare):
         for seed in compare.seeds:
             try:
@@ -67,7 +72,7 @@ def emulator_key(run: RunFile) -> str:
 
 
 def check_points(points: Sequence[Point], num_layers: int) -> None:
-    """Checks that the model has the layers that the points ask for.
+    """Checks that a model of so many layers can be compressed as the points ask.
 
     Raises:
         RunFileError: with every impossible choice at once.
@@ -78,6 +83,14 @@ def check_points(points: Sequence[Point], num_layers: int) -> None:
         for count in counts
         if count > num_layers
     ]
+    runs = [point.run for point in points]
+    if any(run.emulator.builder == "crash" and run.emulator.public_blocks < MIN_BLOCKS for run in runs):
+        faults.append(f"emulator.public_blocks: crash needs at least {MIN_BLOCKS}")
+    for settings in {importance_settings(run.importance) for run in runs if needs_importance(run.emulator)}:
+        try:
+            check_settings(settings, num_layers)
+        except ModelError as error:
+            faults.append(f"importance: {error}")
     if faults:
         raise RunFileError("[compare]", tuple(faults))
 
@@ -85,7 +98,7 @@ def check_points(points: Sequence[Point], num_layers: int) -> None:
 def _combinations(compare: CompareSection) -> list[tuple[tuple[tuple[str, Any], ...], dict[str, Any]]]:
     tasks = {name: task.model_dump() for name, task in compare.tasks.items()} or {DATA_ALONE: {}}
     variants = compare.variants or {"": {}}
-    combinations = []
+    combinations = {}
     for variant, builder, values, task in itertools.product(
         variants, compare.builders, itertools.product(*compare.vary.values()), tasks
     ):
@@ -94,8 +107,9 @@ def _combinations(compare: CompareSection) -> list[tuple[tuple[tuple[str, Any], 
         settings |= {"emulator.builder": builder, **variants[variant], **varied}
         labels = [("task", task), ("builder", settings["emulator.builder"])]
         labels += [("variant", variant)] if compare.variants else []
-        combinations.append(((*labels, *varied.items()), settings))
-    return combinations
+        named = (*labels, *varied.items())
+        combinations[json.dumps(named)] = (named, settings)  # once, where a variant names the builder itself
+    return list(combinations.values())
 
 
 def _without_comparison(run: RunFile) -> RunFile:

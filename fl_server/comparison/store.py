@@ -59,7 +59,7 @@ class ResultStore:
             return dict(json.loads(path.read_bytes()))
         except FileNotFoundError:
             pass
-        except ValueError as error:
+        except (OSError, ValueError, TypeError) as error:
             raise OutputError(f"{path} is damaged: delete it, it will be computed again") from error
         result = compute()
         self._computed += 1

@@ -15,6 +15,7 @@ from scaleot_core.errors import RoundFailedError
 from scaleot_core.federation.averaging import Aggregator, aggregator_for
 from scaleot_core.federation.cohort import select_cohort
 from scaleot_core.federation.rules import Aggregation, AggregationRule
+from scaleot_core.models.positions import readable_tokens
 from scaleot_core.privacy.client_level import NoisedMean
 from scaleot_core.privacy.per_example import ExampleWay
 from scaleot_core.privacy.private_examples import private_examples
@@ -45,7 +46,8 @@ def tune_in_rounds(
     """Yields the averaged adapter after every round, with it in the emulator, which comes back as it was.
 
     Raises:
-        RoundFailedError: training diverged in a round at every client, or at so many that the rule has too few.
+        RoundFailedError: training diverged in a round at so many clients that the quorum is not there, or that the
+            rule has too few.
     """
     federation = run.federation
     seed = derive_seed(run.seed, "federation")
@@ -54,7 +56,8 @@ def tune_in_rounds(
 
     def encoded(records: Sequence[Record]) -> Sequence[EncodedExample]:
         if asked is None:
-            return encode_for_training(records, emulator.tokenizer, max_tokens=federation.max_tokens)
+            max_tokens = readable_tokens(emulator.model, federation.max_tokens)
+            return encode_for_training(records, emulator.tokenizer, max_tokens=max_tokens)
         return private_examples(records, emulator, max_tokens=federation.max_tokens)
 
     clients = {organisation(number): encoded(records) for number, records in enumerate(partitions)}
@@ -94,8 +97,12 @@ class _PlainRounds:
             self.attached.load(adapter)
             accepted += self._add_to(aggregator, client, number)
             stage.advance()
-        if not accepted:
-            raise RoundFailedError(f"training diverged at every client in round {number}")
+        quorum = self.run.federation.quorum
+        if accepted < quorum:
+            raise RoundFailedError(
+                f"training diverged at {len(cohort) - accepted} of {len(cohort)} clients in round {number}: the quorum "
+                f"of {quorum} is not there"
+            )
         whole = aggregator.read()
         return whole.adapter, whole.train_loss
 

@@ -125,7 +125,8 @@ def estimate_importance(
     Raises:
         ModelError: fewer than ten blocks of text, settings out of range, or a loss or harmonizer that is not finite.
     """
-    _check(public_blocks, settings)
+    check_settings(settings, full.layout.num_layers)
+    check_blocks(public_blocks)
     train_blocks, score_blocks = _split(public_blocks, settings.seed)
     train = endless_batches(train_blocks, settings.batch_size, generator_for(settings.seed, "train"))
     score = endless_batches(score_blocks, settings.batch_size, generator_for(settings.seed, "score"))
@@ -322,13 +323,21 @@ def _split(blocks: TokenBlocks, seed: int) -> tuple[TokenBlocks, TokenBlocks]:
     return blocks[order[count:]], blocks[order[:count]]
 
 
-def _check(blocks: TokenBlocks, settings: ImportanceSettings) -> None:
+def check_blocks(blocks: TokenBlocks) -> None:
+    """Checks that there is enough public text (blocks, tokens) to learn from; raises ``ModelError``."""
     if blocks.shape[0] < 10:
         raise ModelError(f"importance needs at least 10 blocks of public text, got {blocks.shape[0]}: give more text")
+
+
+def check_settings(settings: ImportanceSettings, num_layers: int) -> None:
+    """Checks that a model of ``num_layers`` can be scored with these settings; raises ``ModelError``."""
+    if num_layers < 2:
+        raise ModelError("importance compares layers, and the model has one alone: no layer can be replaced")
     if settings.candidates < 2:
         raise ModelError(f"importance compares at least 2 candidates, got {settings.candidates}")
     if settings.group_size < 2:
         raise ModelError(f"a group holds at least 2 layers, got {settings.group_size}")
+    _distinct_candidates(torch.zeros(num_layers), settings, generator_for(settings.seed, "policy"))
 
 
 def _check_finite(values: Iterable[float], what: str, step: int, settings: ImportanceSettings) -> None:

@@ -174,9 +174,18 @@ def _model_type(directory: Path) -> str:
 
 
 def _weight_files(directory: Path) -> list[Path]:
+    """Returns the files that the library reads, and not what else lies there, as another format's copy of them all."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            return [directory / name for name in sorted(set(named))]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{index} is no index of weights: {error!r}") from error
     weights = sorted(directory.glob("*.safetensors"))
+    whole = directory / "model.safetensors"
     if weights:
-        return weights
+        return [whole] if whole in weights else weights
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
     if pickled:
         raise ModelError(

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from scaleot_core.adapters.adapter import AttachedAdapter
-from scaleot_core.privacy.losses import example_losses, num_positions
+from scaleot_core.models.positions import num_positions, readable_tokens
+from scaleot_core.privacy.losses import example_losses
 from scaleot_core.privacy.per_example import ExampleWay, gradients_of, owners_of
 from scaleot_core.privacy.physical_batches import PhysicalBatch, physical_batches, rows_in
 from scaleot_core.seeds import generator_for
@@ -118,7 +119,7 @@ def _trials(attached: AttachedAdapter, rows: int, pad_token_id: int) -> Iterator
     model = attached.model
     generator = generator_for(0, "probes of the examples' gradients")
     for wanted in _PROBE_LENGTHS:
-        longest = min(wanted, num_positions(model) or wanted)
+        longest = readable_tokens(model, wanted)
         shorter = 8 if longest == wanted else 1
         in_batch = rows_in(longest, rows, attached.device)
         probes = []

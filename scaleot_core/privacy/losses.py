@@ -26,9 +26,3 @@ def example_losses(model: nn.Module, batch: PhysicalBatch) -> ExampleLosses:
     num_targets = (labels != IGNORED_LABEL).sum(dim=1)
     means: Tensor = losses.view(labels.shape).sum(dim=1) / num_targets.clamp(min=1)
     return means
-
-
-def num_positions(model: nn.Module) -> int | None:
-    """Returns how many positions the model can tell apart, or ``None`` if it has no such bound."""
-    bound: int | None = getattr(model.config, "max_position_embeddings", None)
-    return bound

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from scaleot_core.compression.emulator import Emulator
-from scaleot_core.privacy.losses import num_positions
+from scaleot_core.models.positions import readable_tokens
 from scaleot_core.training.data import EncodedExample, Record, encode_first_examples
 
 
@@ -16,6 +16,6 @@ def private_examples(records: Sequence[Record], emulator: Emulator, *, max_token
     return encode_first_examples(
         records,
         emulator.tokenizer,
-        max_tokens=min(max_tokens, num_positions(emulator.model) or max_tokens),
+        max_tokens=readable_tokens(emulator.model, max_tokens),
         vocabulary_size=emulator.model.config.vocab_size,
     )

@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.errors import InputError
+from scaleot_core.models.positions import num_positions
 from scaleot_core.privacy.events import PrivacyEvent
-from scaleot_core.privacy.losses import num_positions
 from scaleot_core.privacy.per_example import ExampleWay
 from scaleot_core.privacy.physical_batches import PhysicalBatch, physical_batches
 from scaleot_core.shapes import TensorDict

@@ -185,6 +185,12 @@ def test_harmonizers_of_any_rank_start_from_the_closed_form(rank: int) -> None:
     assert len(report.training_losses) == settings.steps
 
 
+def test_a_model_of_one_layer_is_refused() -> None:
+    full = tiny_language_model("llama", layers=1)
+    with pytest.raises(ModelError, match="one alone"):
+        estimate_importance(full, random_blocks(), SETTINGS, reporter=SilentReporter())
+
+
 def test_too_little_text_is_refused() -> None:
     with pytest.raises(ModelError, match="at least 10 blocks"):
         estimate_importance(tiny_language_model("llama"), random_blocks(9), SETTINGS, reporter=SilentReporter())

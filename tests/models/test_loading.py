@@ -95,6 +95,29 @@ def test_truncated_weights_are_refused(model_directory: Path) -> None:
         load(model_directory)
 
 
+def test_another_copy_of_the_weights_is_neither_read_nor_counted(model_directory: Path) -> None:
+    before = load(model_directory).digest
+    (model_directory / "consolidated.safetensors").write_bytes(
+        (model_directory / "model.safetensors").read_bytes()[:99]
+    )
+    assert load(model_directory).digest == before
+
+
+def test_weights_in_several_files_are_those_of_the_index(tmp_path: Path) -> None:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    tokenizer.save_pretrained(tmp_path)
+    shards = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert len(shards) > 1
+    (tmp_path / "consolidated.safetensors").write_bytes(b"no weights")
+    loaded = load(tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": 3}')
+    with pytest.raises(ModelError, match="is no index of weights"):
+        load(tmp_path)
+
+
 def test_weights_that_end_too_early_are_refused(model_directory: Path) -> None:
     path = model_directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

@@ -21,6 +21,7 @@ Differs from the paper: dropout is off. As there, kept layers are float32 while 
 to the model's type; the emulator of a bfloat16 model computes in bfloat16 meanwhile, any other in float32.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
@@ -34,6 +35,7 @@ from scaleot_core.compression.builders.uniform import plan_uniform
 from scaleot_core.compression.emulator import Emulator, build_emulator
 from scaleot_core.compression.plan import LayerPlan, LayerRole
 from scaleot_core.compression.public_text import endless_batches, next_token_loss, relative_distance
+from scaleot_core.errors import ModelError
 from scaleot_core.models.attention import attention_for_training
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.models.logits import no_logits
@@ -74,6 +76,9 @@ def distil_kept_layers(
 
     Batches of ``public_blocks`` (blocks, tokens) are drawn without replacement, epoch after epoch; gradients are
     clipped to norm 1. Everything but the kept layers stays as it is to the bit, and so does the full model.
+
+    Raises:
+        ModelError: the loss is not finite.
     """
     kept = _kept_parameters(emulator)
     ends = block_ends(emulator.plan)
@@ -86,7 +91,7 @@ def distil_kept_layers(
     ):
         optimizer = torch.optim.AdamW(kept, settings.learning_rate, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
-        for batch in batches:
+        for number, batch in enumerate(batches):
             optimizer.zero_grad(set_to_none=True)
             recomputed = recomputed_activations(emulator.model, emulator.layout)
             with recomputed if settings.gradient_checkpointing else nullcontext():
@@ -98,7 +103,13 @@ def distil_kept_layers(
             nn.utils.clip_grad_norm_(kept, 1.0)
             optimizer.step()
             schedule.step()
-            stage.advance(loss=float(loss.detach()))
+            reached = float(loss.detach())
+            if not math.isfinite(reached):
+                raise ModelError(
+                    f"the distillation loss is {reached} after {number} of {settings.steps} steps: take a smaller "
+                    f"emulator.distillation_learning_rate (it is {settings.learning_rate:g})"
+                )
+            stage.advance(loss=reached)
 
 
 def distillation_loss(

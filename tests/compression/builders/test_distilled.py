@@ -9,8 +9,9 @@ from scaleot_core.compression.builders import BUILDERS, Distillation, uniform
 from scaleot_core.compression.builders.distilled import block_ends, build, distillation_loss
 from scaleot_core.compression.builders.uniform import plan_uniform
 from scaleot_core.compression.emulator import Emulator, describe_emulator
-from scaleot_core.compression.plan import LayerPlan, LayerRole
+from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
 from scaleot_core.compression.public_text import next_token_loss
+from scaleot_core.errors import ModelError
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import SilentReporter
 from scaleot_core.seeds import generator_for
@@ -46,6 +47,10 @@ def distilled(full: LanguageModel, blocks: torch.Tensor | None = None, **changes
     return build(full, emulator_request(**changes), public, reporter=SILENT)
 
 
+def plan_of(*roles: LayerRole) -> LayerPlan:
+    return LayerPlan(tuple(PlannedLayer(index, role) for index, role in enumerate(roles)))
+
+
 def circling_blocks(count: int, seed: int) -> torch.Tensor:
     """Text that can be learnt: eight tokens in a circle."""
     starts = torch.randint(0, 8, (count, 1), generator=torch.Generator().manual_seed(seed))
@@ -61,21 +66,6 @@ def entering_layer_5(model: LanguageModel | Emulator, blocks: torch.Tensor) -> t
     return seen[0]
 
 
-PUBLISHED = {
-    24: (2, 5, 7, 10, 13, 16, 18, 21),  # OPT-1.3B, 2-8-2: the list itself is published
-    32: (2, 4, 5, 7, 8, 10, 12, 13, 15, 16, 18, 19, 21, 23, 24, 26, 27, 29),  # OPT-6.7B, 2-18-2: by the paper's formula
-    48: (2, 5, 8, 11, 13, 16, 19, 22, 25, 28, 31, 34, 36, 39, 42, 45),  # GPT2-XL, 2-16-2: by the paper's formula
-}
-
-
-@pytest.mark.parametrize("num_layers", PUBLISHED)
-def test_the_papers_models_keep_the_papers_layers(num_layers: int) -> None:
-    middle, kept = num_layers - 4, PUBLISHED[num_layers]
-    plan = plan_uniform(num_layers, {0, 1, num_layers - 2, num_layers - 1}, (middle - len(kept)) / middle)
-    assert plan.indices(LayerRole.KEPT) == kept
-    assert block_ends(plan) == (num_layers - 3,)
-
-
 def test_the_loss_is_the_papers_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     h_t, h_s = (3 * torch.randn(2, 3, 4, generator=generator) for _ in range(2))
@@ -87,7 +77,9 @@ def test_the_loss_is_the_papers_formula() -> None:
 
 
 def test_several_blocks_count_as_their_mean_and_no_gradient_reaches_the_full_model() -> None:
-    pairs = [(torch.randn(1, 3, 4, requires_grad=True), torch.randn(1, 3, 4, requires_grad=True)) for _ in range(3)]
+    generator = torch.Generator().manual_seed(1)
+    states = torch.randn(3, 2, 1, 3, 4, generator=generator)
+    pairs = [(theirs.clone().requires_grad_(), ours.clone().requires_grad_()) for theirs, ours in states]
     zero = torch.tensor(0.0)
     loss = distillation_loss(zero, pairs, 2.0)
     single = [float(distillation_loss(zero, [pair], 2.0).detach()) for pair in pairs]
@@ -154,8 +146,9 @@ def test_all_but_the_kept_layers_stays_to_the_bit(model_type: str, dtype: torch.
         parameter.data = parameter.data.to(dtype)
     original = copy.deepcopy(full.model.state_dict())
     emulator = distilled(full, adapter=frozenset({0, 3}))
-    assert emulator.plan == plan_uniform(6, {0, 3}, 0.5)
-    kept = tuple(f"{full.layout.layer_path(index)}." for index in emulator.plan.indices(LayerRole.KEPT))
+    a, k, d = LayerRole.ADAPTER, LayerRole.KEPT, LayerRole.DROPPED
+    assert emulator.plan == plan_of(a, k, d, a, d, k)  # of 1, 2, 4 and 5 both ends stay
+    kept = tuple(f"{full.layout.layer_path(index)}." for index in (1, 5))
     moved = set()
     for name, tensor in emulator.model.state_dict().items():
         assert tensor.dtype is original[name].dtype, name
@@ -185,6 +178,12 @@ def test_trained_layers_are_no_longer_verbatim() -> None:
     assert report.verbatim_share == pytest.approx((total - 4 * layer) / total)
 
 
+def test_a_distillation_that_diverges_is_told_with_its_step_and_cure() -> None:
+    wild = Distillation(steps=9, learning_rate=1e30, hidden_state_weight=30.0)
+    with pytest.raises(ModelError, match=r"of 9 steps: take a smaller emulator.distillation_learning_rate .*1e\+30"):
+        distilled(tiny_language_model("llama"), distillation=wild)
+
+
 def test_one_seed_gives_one_emulator() -> None:
     full = tiny_language_model("llama")
     first, again, other = (distilled(full, seed=seed).model.state_dict() for seed in (0, 0, 1))
@@ -197,7 +196,7 @@ def test_with_nothing_kept_there_is_nothing_to_train() -> None:
     emulator = distilled(full, replaced_layer_share=1.0)
     assert emulator.plan.indices(LayerRole.DROPPED) == (1, 2, 3, 4)
     assert describe_emulator(emulator, full).verbatim_share < 1
-    assert distilled(full, adapter=frozenset(range(6))).plan == LayerPlan(plan_uniform(6, range(6), 0.5).layers)
+    assert distilled(full, adapter=frozenset(range(6))).plan == plan_of(*[LayerRole.ADAPTER] * 6)
 
 
 def test_distilled_stands_in_the_table() -> None:

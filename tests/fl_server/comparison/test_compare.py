@@ -1,4 +1,6 @@
+import gc
 import io
+import json
 import os
 import random
 import signal
@@ -9,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import LlamaForCausalLM
 
 from fl_server.comparison.compare import compare
 from fl_server.simulation import simulate
 from scaleot_core import progress
 from scaleot_core.config import to_toml
-from scaleot_core.errors import DataError, RunFileError
+from scaleot_core.errors import DataError, InputError, RunFileError
 from scaleot_core.progress import LogReporter, SilentReporter
+from tests.support.tiny_models import save_tiny_model
 from tests.support.tiny_task import tiny_run, write_task
 
 GRID = """
@@ -117,7 +121,10 @@ def num_results_in(directory: Path) -> int:
 
 
 def test_a_killed_comparison_goes_on_where_it_was_and_gives_the_same(task: Path, tmp_path: Path) -> None:
-    """SIGKILL a random time after a random number of new results, again and again; then one comes through."""
+    """SIGKILL a random time after a random number of new results, again and again; then one comes through.
+
+    The killed ones have a cache of their own, so that layers are scored, and may be killed, there too.
+    """
     (tmp_path / "grid.toml").write_text(GRID)
     run = tiny_run(task, file=tmp_path / "grid.toml")
     (tmp_path / "run.toml").write_text(to_toml(run))
@@ -126,12 +133,13 @@ def test_a_killed_comparison_goes_on_where_it_was_and_gives_the_same(task: Path,
     seconds = time.monotonic() - started
     num_results, moments = num_results_in(tmp_path / "undisturbed"), random.Random(7)
     returncodes, command = [], [sys.executable, "-c", COMPARE, str(tmp_path / "run.toml"), str(tmp_path / "killed")]
-    for _ in range(3):
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    cache = {**os.environ, "SCALEOT_CACHE": str(tmp_path / "cache")}
+    for least in (0, 1, 1):
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=cache)
         assert child.stdout and child.stdin and child.stdout.readline() == "ready\n"
         child.stdin.write("go\n")
         child.stdin.flush()
-        enough = num_results_in(tmp_path / "killed") + moments.randint(1, num_results // 5)
+        enough = num_results_in(tmp_path / "killed") + moments.randint(least, num_results // 5)
         while child.poll() is None and num_results_in(tmp_path / "killed") < enough:
             time.sleep(0.002)
         time.sleep(moments.uniform(0, seconds / num_results))
@@ -187,7 +195,8 @@ def test_a_point_whose_training_diverges_is_told_and_the_others_run(task: Path, 
     )
     run = tiny_run(task, "federation.optimizer=sgd", "evaluation.full_fine_tuning=false", file=tmp_path / "grid.toml")
     wild, tame = compare(run, tmp_path / "out", SilentReporter())
-    assert "diverged at every client in round" in wild["failed"] and "plug_in" not in wild["results"]
+    assert "diverged at 3 of 3 clients in round" in wild["failed"] and "quorum of 2 is" in wild["failed"]
+    assert "plug_in" not in wild["results"]
     assert tame["failed"] is None and "plug_in" in tame["results"]
 
 
@@ -196,6 +205,59 @@ def test_an_impossible_grid_is_refused_before_any_work(task: Path, tmp_path: Pat
     with pytest.raises(RunFileError, match="got 7, expected at most 6"):
         compare(tiny_run(task, file=tmp_path / "grid.toml"), tmp_path / "out", SilentReporter())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("faulty", "fault"),
+    [
+        ("importance.block_tokens=400", "expected at most 128, which the model can read"),
+        ("importance.text={task}/short.txt", "at least 10 blocks of public text"),
+        ("emulator.public_blocks=2", "crash needs at least 3"),
+        ("importance.candidates=200", "no 200 distinct candidates"),
+        ("canary.text={task}/test.jsonl", "on no canary"),
+    ],
+)
+def test_what_one_builder_alone_would_stumble_over_is_refused_before_any_work(
+    task: Path, tmp_path: Path, faulty: str, fault: str
+) -> None:
+    (task / "short.txt").write_text("a film. " * 30)
+    last = 'compare.builders=["uniform", "crash", "scaleot"]'
+    with pytest.raises(InputError, match=fault):
+        compare(tiny_run(task, last, faulty.format(task=task)), tmp_path / "out", SilentReporter())
+    assert not (tmp_path / "out" / "results").exists() or num_results_in(tmp_path / "out") == 0
+
+
+def test_a_model_with_a_table_of_positions_is_tuned_on_records_longer_than_the_table(tmp_path: Path) -> None:
+    write_task(tmp_path)
+    save_tiny_model(tmp_path / "model", "gpt2")
+    long = {"context": "the film is good " * 60, "label": 1, "choices": ["negative", "positive"]}
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write(3 * (json.dumps(long) + "\n"))
+    run = tiny_run(tmp_path, 'compare.builders=["uniform"]', "compare.seeds=[0]", "federation.local_steps=12")
+    [point] = compare(run, tmp_path / "out", SilentReporter())
+    assert point["failed"] is None and point["results"]["plug_in"]["loss"] > 0
+
+
+def num_models() -> int:
+    return sum(type(one) is LlamaForCausalLM for one in gc.get_objects())
+
+
+def test_at_most_one_emulator_is_in_memory(task: Path, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text(GRID)
+    full_and_emulator = 2
+
+    class Census(SilentReporter):
+        def __init__(self) -> None:
+            self.most = 0
+
+        def note(self, message: str) -> None:
+            gc.collect()
+            self.most = max(self.most, num_models() - before)
+
+    gc.collect()
+    before, census = num_models(), Census()
+    compare(tiny_run(task, "evaluation.full_fine_tuning=false", file=tmp_path / "grid.toml"), tmp_path / "out", census)
+    assert census.most == full_and_emulator
 
 
 def test_a_faulty_task_file_is_found_before_any_work(task: Path, tmp_path: Path) -> None:

@@ -109,3 +109,51 @@ def test_a_variant_may_name_its_own_builder_and_the_labels_say_so(tmp_path: Path
         {"task": DATA_ALONE, "builder": "scaleot", "variant": "ours"},
         {"task": DATA_ALONE, "builder": "uniform", "variant": "plain"},
     ]
+
+
+def test_builders_left_out_count_a_variant_that_names_its_own_once(tmp_path: Path) -> None:
+    points = points_of(
+        tmp_path,
+        """
+        [compare]
+        seeds = [0, 1]
+        [compare.variants]
+        plain = { "emulator.builder" = "uniform" }
+        ours = {}
+        """,
+    )
+    labels = [(dict(point.labels)["variant"], dict(point.labels)["builder"], point.seed) for point in points]
+    assert len(labels) == len(set(labels)) == 2 + 6 * 2
+    assert sorted(label for label in labels if label[0] == "plain") == [
+        ("plain", "uniform", 0),
+        ("plain", "uniform", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("seeds = [0, 0]", "each once"),
+        ('builders = ["uniform", "uniform"]', "each once"),
+        ('vary = { "emulator.removed_rank_share" = [0.5, 0.5] }', "for emulator.removed_rank_share one or more values"),
+        ('vary = { "emulator.removed_rank_share" = [] }', "for emulator.removed_rank_share one or more values"),
+        ("vary = { seed = [1, 2] }", 'no "seed"'),
+        ('variants = { a = { "compare.seeds" = [1] } }', 'no "compare.seeds"'),
+    ],
+)
+def test_what_would_count_a_run_twice_or_not_at_all_is_refused(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(RunFileError, match=fault):
+        points_of(tmp_path, f"[compare]\n{text}\n")
+
+
+def test_a_path_that_varies_starts_at_the_run_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mine.jsonl").touch()
+    (tmp_path / "elsewhere" / "mine.jsonl").touch()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    varied = points_of(
+        tmp_path, '[compare]\nbuilders = ["uniform"]\nvary = { "data.train" = ["mine.jsonl", "sst2-train"] }'
+    )
+    variant = points_of(tmp_path, '[compare]\nvariants = { a = { "data.train" = "mine.jsonl" } }')
+    assert {point.run.data.train for point in varied} == {str(tmp_path / "mine.jsonl"), "sst2-train"}
+    assert {point.run.data.train for point in variant} == {str(tmp_path / "mine.jsonl")}

@@ -86,3 +86,12 @@ def test_processes_that_begin_and_fill_one_directory_at_once_do_not_disturb_one_
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 4
     assert len(list((tmp_path / "shared" / RESULTS_FOLDER).iterdir())) == 200
+
+
+@pytest.mark.parametrize("content", ["null", "[1]", "{", ""])
+def test_a_damaged_result_is_one_clear_error(tmp_path: Path, content: str) -> None:
+    ResultStore(tmp_path, VERSIONS).get_or_compute("figure", {}, lambda: {"loss": 1})
+    [path] = (tmp_path / RESULTS_FOLDER).iterdir()
+    path.write_text(content)
+    with pytest.raises(OutputError, match=r"is damaged: delete it"):
+        ResultStore(tmp_path, VERSIONS).get_or_compute("figure", {}, never)
