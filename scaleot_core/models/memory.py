@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,7 +52,8 @@ def free_bytes(device: torch.device) -> int:
     """Returns the memory of a device that nothing holds, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min(int(psutil.virtual_memory().available), free_in_control_group(_CONTROL_GROUPS) or sys.maxsize)
+    available, in_group = int(psutil.virtual_memory().available), free_in_control_group(_CONTROL_GROUPS)
+    return available if in_group is None else min(available, in_group)
 
 
 def free_in_control_group(root: Path) -> int | None:
@@ -66,5 +66,5 @@ def free_in_control_group(root: Path) -> int | None:
             given_back = {name: int(value) for name, value in rows}.get(cached, 0)
         except (OSError, ValueError):  # not this version, or no limit: "max"
             continue
-        return max(bound - used + given_back, 1)
+        return max(bound - used + given_back, 0)
     return None

@@ -21,7 +21,6 @@ from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
 from scaleot_core.privacy.frozen_prefix import FrozenPrefix
 from scaleot_core.privacy.noise import ScalarNoise
 from scaleot_core.privacy.noise_ranges import Norm
-from scaleot_core.privacy.physical_batches import PhysicalBatch
 from scaleot_core.privacy.release import LocalTask, check_settings
 from scaleot_core.privacy.replay import ScalarSteps, flatten, move
 from scaleot_core.privacy.sampling import poisson_sample
@@ -144,13 +143,13 @@ def example_differences(
     differences = np.empty((len(sample), settings.num_directions))
     if not batches:
         return differences
-    adapter, prefix = flatten(task.attached.trainable()), FrozenPrefix(task.attached)
+    adapter, prefix = flatten(task.attached.trainable()), FrozenPrefix(task.attached, batches)
     try:
         for k in range(settings.num_directions):
             along = direction(settings.direction_key, step=settings.first_step + index, index=k, size=adapter.size)
             along *= np.float32(settings.smoothing)
-            ahead = _losses_at(task, prefix, adapter + along, batches)
-            behind = _losses_at(task, prefix, adapter - along, batches)
+            ahead = _losses_at(task, prefix, adapter + along)
+            behind = _losses_at(task, prefix, adapter - along)
             differences[:, k] = (ahead - behind) / (2 * settings.smoothing)
     finally:
         write_vector(task.attached, adapter)
@@ -166,11 +165,7 @@ def write_vector(attached: AttachedAdapter, vector: AdapterVector) -> None:
             parameter.copy_(part.view(parameter.shape))
 
 
-def _losses_at(
-    task: LocalTask, prefix: FrozenPrefix, adapter: AdapterVector, batches: Sequence[PhysicalBatch]
-) -> NDArray[np.float64]:
+def _losses_at(task: LocalTask, prefix: FrozenPrefix, adapter: AdapterVector) -> NDArray[np.float64]:
     write_vector(task.attached, adapter)
-    with torch.inference_mode():
-        losses = [prefix.losses(number, batch)[: batch.num_examples] for number, batch in enumerate(batches)]
-        read: NDArray[np.float64] = torch.cat(losses).double().cpu().numpy()
-        return read
+    losses: NDArray[np.float64] = prefix.losses().double().cpu().numpy()
+    return losses
