@@ -68,7 +68,7 @@ def create_own_ledger(own: DataOwnerFile, *, now: datetime) -> None:
 
 
 def summarise_own_ledger(own: DataOwnerFile) -> LedgerSummary:
-    """Returns what the ledger says, and how many rounds like its last one still fit; it changes nothing.
+    """Returns what the ledger says, and how many rounds like its last one still fit in the file's budget.
 
     Raises:
         InputError: the file gives no budget, there is no ledger, or the records cannot be read.
@@ -82,7 +82,7 @@ def summarise_own_ledger(own: DataOwnerFile) -> LedgerSummary:
     for path in mirrored_head(privacy.ledger_mirror, terms):
         if lexists(path):
             check_head(chain, read_head(path, chain.source), str(path))
-    return summarise(chain, Accountant().epsilon, _last_round(chain))
+    return summarise(chain, Accountant().epsilon, _last_round(chain), budget_epsilon=privacy.epsilon)
 
 
 def _last_round(chain: LedgerChain) -> Sequence[PrivacyEvent]:

@@ -14,6 +14,13 @@ from pydantic_core import PydanticCustomError
 from scaleot_core.bundle.grant import Organisation
 from scaleot_core.errors import InputError, InstructionsRefusedError, RunFileError
 from scaleot_core.federation.messages import Instructions, MechanismName, PrivacyRequest
+from scaleot_core.privacy.noise_ranges import (
+    LEAST_DELTA,
+    LEAST_NOISE_MULTIPLIER,
+    MOST_EPSILON,
+    MOST_LMO_DIRECTIONS,
+    MOST_PARAMETER,
+)
 from scaleot_core.privacy.units import unit_of
 
 DATA_OWNER_FILE = "data-owner.toml"
@@ -39,12 +46,12 @@ class OwnPrivacy(BaseModel):
     """The differential privacy that this data owner insists on, whatever a server asks."""
 
     model_config = _FROZEN
-    epsilon: Annotated[float, Field(gt=0)]
+    epsilon: Annotated[float, Field(gt=0, le=MOST_EPSILON)]
     """The budget of all releases of the data set, to all servers and runs together."""
-    delta: Annotated[float, Field(gt=0, lt=1)]
+    delta: Annotated[float, Field(ge=LEAST_DELTA, lt=1)]
     mechanisms: Annotated[list[MechanismName], Field(min_length=1)]
     """Those that it agrees to."""
-    noise_multiplier: Annotated[float, Field(gt=0)] | None = None
+    noise_multiplier: Annotated[float, Field(ge=LEAST_NOISE_MULTIPLIER, le=MOST_PARAMETER)] | None = None
     """Left out: the least noise with which the rounds that a server plans keep the budget."""
     ledger: OwnPath = Path("ledger")
     """The directory of the ledger of this data set; ``scaleot budget --create`` makes it, once."""
@@ -176,3 +183,6 @@ def _check_privacy(own: OwnPrivacy | None, asked: PrivacyRequest | None) -> None
     allowed = ["none"] if own is None else list(own.mechanisms)
     if got not in allowed:
         raise InstructionsRefusedError("policy.privacy", expected=f"one of {', '.join(allowed)}", got=got)
+    if asked is not None and asked.mechanism == "lmo-dp" and asked.num_directions > MOST_LMO_DIRECTIONS:
+        expected = f"at most {MOST_LMO_DIRECTIONS} directions under lmo-dp"
+        raise InstructionsRefusedError("policy.privacy", expected=expected, got=f"{asked.num_directions}")

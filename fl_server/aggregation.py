@@ -46,7 +46,12 @@ class Aggregation:
         return advance(state, self._updates(), settings.rule)
 
     def flags(self) -> dict[str, tuple[str, ...]]:
-        """Returns what is odd about the updates beside one another; to be asked after ``outcome``."""
+        """Returns what is odd about the updates beside one another; to be asked after ``outcome``.
+
+        Nothing where the server's noise hides a client: one client's update may change what is said of another's.
+        """
+        if self._server.settings.client_level is not None:
+            return {}
         flags = flags_of(self._sketches, self._last_step())
         return {client: tuple(flag.value for flag in found) for client, found in flags.items()}
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from fl_server.blob_store import QUARANTINE_DIRECTORY, BlobStore
 from fl_server.owner import RoundRecord
-from fl_server.round_state import HARD_REASONS, Round
-from fl_server.round_tables import FORMAT, SCHEMA, read_round, write_clients, write_round
+from fl_server.round_state import HARD_REASONS, Answer, Round
+from fl_server.round_tables import FORMAT, SCHEMA, read_answers_of, read_round, write_clients, write_round
 from fl_server.row_checksums import check_checksums, keep_checksums, make_checksums
 from fl_server.run_lock import locked_run
 from scaleot_core.errors import InputError, OutputError, StoreError
@@ -77,6 +77,10 @@ class RoundStore:
             for type_, body in events:
                 connection.execute("insert into event (type, body) values (?, ?)", (type_, json.dumps(body)))
         return current
+
+    def answers_of(self, client: str, *, before: int) -> tuple[Answer, ...]:
+        """Returns a client's answers in the rounds before one, oldest first."""
+        return read_answers_of(self._connection, client, before=before)
 
     def records(self) -> tuple[RoundRecord, ...]:
         """Returns the records of the rounds that have one, oldest first."""

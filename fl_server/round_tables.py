@@ -56,10 +56,16 @@ def read_round(connection: sqlite3.Connection, number: int | None = None) -> Rou
 
 def read_answers(connection: sqlite3.Connection, number: int) -> tuple[Answer, ...]:
     """Returns the answers in a round, in the order in which they came."""
-    rows = connection.execute(
-        f"select {_ANSWER} from answer where round = ? order by position",  # noqa: S608 - names of our own
-        (number,),
-    )
+    return _answers(connection, "round = ? order by position", (number,))
+
+
+def read_answers_of(connection: sqlite3.Connection, client: str, *, before: int) -> tuple[Answer, ...]:
+    """Returns a client's answers in the rounds before one, in the order in which they came."""
+    return _answers(connection, "client = ? and round < ? order by round, position", (client, before))
+
+
+def _answers(connection: sqlite3.Connection, where: str, values: tuple[str | int, ...]) -> tuple[Answer, ...]:
+    rows = connection.execute(f"select {_ANSWER} from answer where {where}", values)  # noqa: S608 - words of our own
     return tuple(
         Answer(
             client=row[0],

@@ -1,5 +1,6 @@
 """What the rounds of a run need at hand, and nothing of what happens in them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,19 @@ from fl_server.membership import Membership
 from fl_server.owner import OwnerRunSettings
 from fl_server.reception import member_key
 from fl_server.roster import Roster
-from fl_server.round_state import Round
+from fl_server.round_state import Answer, Round
 from fl_server.round_store import RoundStore
 from fl_server.run_key import RunVoice
-from scaleot_core.errors import Reason, UpdateRejectedError
-from scaleot_core.federation.messages import Instructions, PrivateRelease, digest_of, encode_statement
+from scaleot_core.errors import MalformedStatementError, Reason, UpdateRejectedError
+from scaleot_core.federation.messages import (
+    Instructions,
+    PrivateRelease,
+    UpdateStatement,
+    decode_statement,
+    digest_of,
+    encode_statement,
+)
+from scaleot_core.federation.signing import claimed
 from scaleot_core.federation.validation import AdapterSchema, ExpectedUpdate, decode_tensors
 from scaleot_core.privacy.private_rounds import expected_scalars
 from scaleot_core.progress import Stage
@@ -73,16 +82,21 @@ class Server:
             max_tokens=settings.max_tokens,
             seed=settings.seed,
             privacy=settings.privacy,
-            ledger_head=self._ledger_head(client, before=current.number),
+            ledger_head=self._ledger_head(current, client, attempt=attempt),
         )
 
-    def _ledger_head(self, client: str, *, before: int) -> str | None:
-        """Returns the last head of an organisation's ledger that came with an accepted update of an earlier round."""
-        heads = self._ledger_heads(client, before=before)
+    def _ledger_head(self, current: Round, client: str, *, attempt: int) -> str | None:
+        """Returns the last head of an organisation's ledger that it signed before this attempt.
+
+        Whatever became of the update: its noise has left. The head of one that was refused for its ledger is left out,
+        as it may be of the very copy that was put back.
+        """
+        earlier = [answer for answer in current.answers if answer.client == client and answer.attempt < attempt]
+        heads = [*self._ledger_heads(client, before=current.number), *_signed_heads(earlier)]
         return heads[-1] if heads else None
 
     def check_ledger_went_on(self, client: str, release: PrivateRelease, *, round_number: int) -> None:
-        """Checks that an organisation's ledger has another head than in every earlier round of the run.
+        """Checks that an organisation's ledger has another head than it signed in any earlier round of the run.
 
         Every round is charged, so each has a head of its own: one that was seen before is of a ledger that was put
         back, or that this round was not charged to. A head says nothing of where it stands, so that a ledger that was
@@ -97,10 +111,9 @@ class Server:
             )
 
     def _ledger_heads(self, client: str, *, before: int) -> list[str]:
-        if self.settings.privacy is None:
+        if self.settings.privacy is None:  # nobody has a ledger
             return []
-        records = (one for one in self.store.records() if one.round < before and client in one.privacy)
-        return [one.privacy[client].ledger_head for one in records]
+        return _signed_heads(self.store.answers_of(client, before=before))
 
     def expected(self, instructions: Instructions, base: TensorDict) -> ExpectedUpdate:
         """Returns what an update must be.
@@ -129,3 +142,18 @@ class Server:
             is_private=asked is not None,
             scalars=scalars,
         )
+
+
+def _signed_heads(answers: Iterable[Answer]) -> list[str]:
+    """Returns the heads in an organisation's signed updates, without those that were refused for their ledger."""
+    envelopes = [one.envelope for one in answers if one.envelope and one.code is not Reason.LEDGER]
+    updates = [update for update in map(_update_in, envelopes) if update is not None and update.privacy is not None]
+    return [update.privacy.ledger_head for update in updates if update.privacy is not None]
+
+
+def _update_in(envelope: bytes) -> UpdateStatement | None:
+    """Returns what a signed statement says, if it is an update and no refusal; it was verified when it came."""
+    try:
+        return decode_statement(claimed(envelope), UpdateStatement)
+    except MalformedStatementError:
+        return None

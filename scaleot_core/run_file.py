@@ -192,6 +192,14 @@ class FederationSection(Section):
         return attackers
 
 
+MOST_LMO_DIRECTIONS = 8
+"""What ``lmo-dp`` itself takes."""
+
+
+def _directions_of_mechanism(valid: dict[str, Any]) -> int:
+    return MOST_LMO_DIRECTIONS if valid.get("mechanism") == "lmo-dp" else 16
+
+
 class PrivacySection(Section):
     """The data owners' differential privacy."""
 
@@ -204,15 +212,25 @@ class PrivacySection(Section):
         1.0, ge=1e-9, le=1e9, description="bound of one example; of update-gaussian and client-level, of an update"
     )
     noise_multiplier: float = Field(
-        0.0, ge=0, description="standard deviation over that bound; 0 takes the least that keeps the budget"
+        0.0, ge=0, le=1e7, description="standard deviation over that bound; 0 takes the least that keeps the budget"
     )
-    num_directions: int = Field(16, ge=1, le=4096, description="K of dpzero and lmo-dp")
+    num_directions: int = Field(
+        default_factory=_directions_of_mechanism, ge=1, le=4096, description="K of dpzero, and of lmo-dp, at most 8"
+    )
     smoothing: float = Field(
         0.05,
         ge=1e-9,
         le=1e9,
         description="lambda of dpzero and lmo-dp: at 1e-3, the paper's, bfloat16's rounding hides the slope",
     )
+
+    @field_validator("num_directions", mode="after")
+    @classmethod
+    def _few_enough_for_its_noise(cls, count: int, info: Any) -> int:
+        if info.data.get("mechanism") == "lmo-dp" and count > MOST_LMO_DIRECTIONS:
+            expected = "at most {most} under lmo-dp, whose noise costs far more on many scalars; or take dpzero"
+            raise PydanticCustomError("scaleot", expected, {"most": MOST_LMO_DIRECTIONS})
+        return count
 
 
 class CanarySection(Section):

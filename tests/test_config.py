@@ -4,6 +4,7 @@ import pytest
 
 from scaleot_core.config import read_run_file, read_run_file_elsewhere, to_toml, with_settings
 from scaleot_core.errors import RunFileError
+from scaleot_core.privacy.noise_ranges import MOST_LMO_DIRECTIONS
 from scaleot_core.run_file import AdapterSection, FederationSection, RunFile
 
 
@@ -313,3 +314,12 @@ def test_whatever_else_is_wrong_the_server_refuses_as_everybody(tmp_path: Path) 
 def test_lmo_dp_has_no_noise_multiplier() -> None:
     with pytest.raises(RunFileError, match=r"privacy\.noise_multiplier.*calibrated"):
         read_run_file(None, ["privacy.mechanism=lmo-dp", "privacy.noise_multiplier=1.0"])
+
+
+def test_lmo_dp_takes_as_many_directions_as_its_mechanism_and_no_more() -> None:
+    assert read_run_file(None, ["privacy.mechanism=lmo-dp"]).privacy.num_directions == MOST_LMO_DIRECTIONS
+    with pytest.raises(RunFileError, match=rf"num_directions.*at most {MOST_LMO_DIRECTIONS} under lmo-dp"):
+        read_run_file(None, ["privacy.mechanism=lmo-dp", f"privacy.num_directions={MOST_LMO_DIRECTIONS + 1}"])
+    assert read_run_file(None, ["privacy.mechanism=dpzero"]).privacy.num_directions == 16
+    with pytest.raises(RunFileError, match=r"privacy\.noise_multiplier"):
+        read_run_file(None, ["privacy.mechanism=dp-sgd", "privacy.noise_multiplier=1e200"])

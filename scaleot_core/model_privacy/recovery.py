@@ -17,6 +17,8 @@ class Recovery:
     """None where the task has no accuracy, or the full model's is not above the floor."""
     loss: float | None
     """None where the full model's loss is not below that of random initialisation, or a loss is not finite."""
+    f1: float | None = None
+    """None where the task has no F1, or the full model's is not above that of random initialisation."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,12 @@ class Yardstick:
     floors: Floors
 
     def recovered(self, attack: Metrics) -> Recovery:
-        """Returns ``(attack - floor) / (full - floor)`` for the accuracy, and for the loss."""
-        accuracies = (attack.accuracy, self.floors.accuracy, self.full.accuracy)
-        return Recovery(_share_of_way(*accuracies), _share_of_way(attack.loss, self.floors.loss, self.full.loss, -1))
+        """Returns ``(attack - floor) / (full - floor)`` for the accuracy, for the loss, and for F1."""
+        return Recovery(
+            accuracy=_share_of_way(attack.accuracy, self.floors.accuracy, self.full.accuracy),
+            loss=_share_of_way(attack.loss, self.floors.loss, self.full.loss, -1),
+            f1=_share_of_way(attack.f1, self.floors.random_initialisation.f1, self.full.f1),
+        )
 
 
 def _share_of_way(attack: float | None, floor: float | None, full: float | None, direction: int = 1) -> float | None:

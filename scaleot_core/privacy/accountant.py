@@ -22,11 +22,9 @@ from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from scaleot_core.errors import InputError
 from scaleot_core.privacy.events import EventKind, PrivacyEvent, merge_events
 from scaleot_core.privacy.loss_power import loss_power
-from scaleot_core.privacy.noise_ranges import MOST_EPSILON
+from scaleot_core.privacy.noise_ranges import LEAST_DELTA, MOST_EPSILON
 from scaleot_core.privacy.privacy_loss import epsilon_at, mean_loss
 
-LEAST_DELTA: Final = 1e-11
-"""Below it the truncated tails (1e-15 for each composition) and float64's rounding would be most of it."""
 ROUNDING_DELTA: Final = 2.0**-53
 """What a release takes of delta for float64's rounding in the transform: six times what it was measured to lose."""
 

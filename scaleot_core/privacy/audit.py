@@ -5,16 +5,19 @@ attack got that far. It cannot prove a claim. It can refute one: noise that anyb
 that is not clipped.
 
 What is audited is the mechanism's own ``step``: sampling, clipping, lattice and noise, every step of a round at one
-adapter, since moving it is public arithmetic on what was released. The auditor knows all that is public: canaries,
-model, settings, the law of the noise. And it tries whether the noise repeats: it runs the mechanism on no record,
-twice, from one public state of PyTorch's generator. Noise that comes out twice alike is no secret, and is subtracted.
+adapter, since moving it is public arithmetic on what was released. What ``release`` adds to that, and the run's own
+sample rate and rounds, are not. The auditor knows all that is public: canaries, model, settings, the law of the noise.
+And it tries whether the noise repeats: it runs the mechanism on no record, twice, from one public state of the
+generators of PyTorch, NumPy and Python. Noise that comes out twice alike is no secret, and is subtracted.
 
 From the paper the attack differs in its scores. The paper's is the inner product of the release with each canary's
 vector; here the other canaries' part in it is taken out by least squares, which is the same where vectors are
 orthogonal and stronger where they are not. Any score will do for the bound: a better one only finds more.
 """
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -30,7 +33,7 @@ from scaleot_core.privacy.secret_random import Coins, SecretSource
 from scaleot_core.progress import Reporter
 
 PUBLIC_SEED = 0
-"""Of PyTorch's own generator in every run of an audit, as a run file's seed would set it."""
+"""Of PyTorch's, NumPy's and Python's own generators in every run of an audit, as a run file's seed would set them."""
 GUESSED_SHARE = 0.2
 """Of the canaries; the least certain ones are abstained from. Fixed beforehand, as the bound needs it."""
 
@@ -54,8 +57,11 @@ class AuditReport:
 
     @property
     def refutes_the_claim(self) -> bool:
-        """Whether the mechanism is not as private as claimed; wrongly so in at most 1 - confidence of audits."""
-        return self.lower_bound > self.claimed_epsilon
+        """Whether the mechanism is not as private as claimed; wrongly so in at most 1 - confidence of audits.
+
+        Noise that repeats follows from what is public, and hides nothing, whatever this attack made of it.
+        """
+        return self.noise_repeats or self.lower_bound > self.claimed_epsilon
 
     @property
     def most(self) -> float:
@@ -144,11 +150,25 @@ def repeated_noise(
 
 
 def _releases(mechanism: AuditedMechanism, task: LocalTask, make_secret: Callable[[], SecretSource]) -> list[Vectors]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(PUBLIC_SEED)
+    with _public_generators():
         secret = make_secret()
         steps = range(mechanism.event().count)
         return [released_vector(mechanism, mechanism.step(task, index, secret)) for index in steps]
+
+
+@contextmanager
+def _public_generators() -> Iterator[None]:
+    """Puts the generators of PyTorch, NumPy and Python in one known state, and back into theirs afterwards."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(PUBLIC_SEED)
+            np.random.seed(PUBLIC_SEED)
+            random.seed(PUBLIC_SEED)
+            yield
+    finally:
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
 
 
 def _scores(

@@ -20,9 +20,11 @@ MAX_ROUNDS_THAT_FIT = 1_000_000
 class Budget:
     """What the events of a ledger's lines cost, as far as they go now."""
 
-    def __init__(self, chain: LedgerChain, epsilon_of: EpsilonOf) -> None:
+    def __init__(self, chain: LedgerChain, epsilon_of: EpsilonOf, *, epsilon: float | None = None) -> None:
+        """Takes the budget of the ledger's last word, or ``epsilon`` in its place."""
         self._chain = chain
         self._epsilon_of = epsilon_of
+        self._epsilon = epsilon
 
     @property
     def spent(self) -> float:
@@ -32,7 +34,12 @@ class Budget:
     @property
     def left(self) -> float:
         """The budget without what is spent; 0 where a budget was lowered below it."""
-        return max(self._chain.budget_epsilon - self.spent, 0.0)
+        return max(self.epsilon - self.spent, 0.0)
+
+    @property
+    def epsilon(self) -> float:
+        """The budget, spent and left."""
+        return self._chain.budget_epsilon if self._epsilon is None else self._epsilon
 
     def rounds_that_fit(self, events: Sequence[PrivacyEvent]) -> int:
         """Returns how many rounds with these events still fit in the budget, at most ``MAX_ROUNDS_THAT_FIT``.
@@ -60,14 +67,14 @@ class Budget:
                 spent=self.spent,
                 asked=self._epsilon_of(merge_events(asked), terms.delta),
                 total=self._total(asked),
-                budget=self._chain.budget_epsilon,
+                budget=self.epsilon,
                 delta=terms.delta,
                 unit=(terms.unit, terms.neighbouring),
                 rounds_that_fit=self.rounds_that_fit(events),
             )
 
     def _fits(self, events: Sequence[PrivacyEvent], rounds: int) -> bool:
-        return self._total(_repeated(events, rounds)) <= self._chain.budget_epsilon  # a total of NaN does not fit
+        return self._total(_repeated(events, rounds)) <= self.epsilon  # a total of NaN does not fit
 
     def _total(self, more: Sequence[PrivacyEvent]) -> float:
         # Merged, so that one round after another costs to the last bit what all of them together were planned to cost.

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from scaleot_core.errors import InputError
-from scaleot_core.privacy.gaussian import Gaussian
-from scaleot_core.privacy.noise_ranges import LEAST_NOISE_MULTIPLIER, Norm, check_noise_multiplier, check_positive
+from scaleot_core.privacy.gaussian import gaussian_loss
+from scaleot_core.privacy.noise_ranges import Norm, check_noise_multiplier
 from scaleot_core.privacy.secret_random import Floats, SecretSource
 
 CELLS_PER_UNIT: Final = 2.0**16
@@ -45,8 +45,7 @@ class DiscreteGaussian:
 
     def __post_init__(self) -> None:
         check_noise_multiplier("discrete-gaussian", self.noise_multiplier)
-        check_positive("discrete-gaussian", cells_per_unit=self.cells_per_unit)
-        if math.frexp(self.cells_per_unit)[0] != 0.5 or self.cells_per_unit < 1:
+        if math.frexp(self.cells_per_unit)[0] != 0.5 or not 1 <= self.cells_per_unit <= _MOST_STDDEV_CELLS:
             raise InputError(
                 f"noise discrete-gaussian, cells_per_unit: expected 1, 2, 4, 8, ...; got {self.cells_per_unit}"
             )
@@ -87,8 +86,7 @@ class DiscreteGaussian:
         within 1e-33 of 1, which no float64 can tell from 1, and the loss of noise is (r / s)**2 / 2 of it.
         """
         lost = ROUNDING_CELLS / (self.noise_multiplier * self.cells_per_unit)
-        smaller = max(self.noise_multiplier * math.sqrt(1 - lost**2), LEAST_NOISE_MULTIPLIER)
-        return Gaussian(smaller).privacy_loss(sample_rate)
+        return gaussian_loss(self.noise_multiplier * math.sqrt(1 - lost**2), sample_rate)
 
 
 def sample_discrete_gaussian(source: SecretSource, variance: Fraction) -> int:

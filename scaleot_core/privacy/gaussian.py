@@ -1,6 +1,7 @@
 """The Gaussian noise: the one that loses least where releases are many or wide."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Final
 
 import numpy as np
@@ -37,12 +38,21 @@ class Gaussian:
 
     def survival(self, values: Floats) -> Floats:
         """Returns the probability of a noise above each value."""
-        above: Floats = special.ndtr(-values / self.noise_multiplier)
-        return above
+        return _survival(values, self.noise_multiplier)
 
     def privacy_loss(self, sample_rate: float) -> PrivacyLossDistribution:
         """Returns the loss of one release, of any dimension: norm and noise look the same from every direction."""
-        reach = 1 + _REACH * self.noise_multiplier
-        edges = np.concatenate([np.linspace(0.5, 1, _CELLS // 4), np.linspace(1, reach, _CELLS)[1:]])
-        log_ratios = (2 * edges - 1) / (2 * self.noise_multiplier**2)
-        return cells_loss(symmetric_cells(edges, self.survival, log_ratios), sample_rate)
+        return gaussian_loss(self.noise_multiplier, sample_rate)
+
+
+def gaussian_loss(stddev: float, sample_rate: float) -> PrivacyLossDistribution:
+    """Returns the loss of a term of 1 under normal noise of any standard deviation."""
+    reach = 1 + _REACH * stddev
+    edges = np.concatenate([np.linspace(0.5, 1, _CELLS // 4), np.linspace(1, reach, _CELLS)[1:]])
+    log_ratios = (2 * edges - 1) / (2 * stddev**2)
+    return cells_loss(symmetric_cells(edges, partial(_survival, stddev=stddev), log_ratios), sample_rate)
+
+
+def _survival(values: Floats, stddev: float) -> Floats:
+    above: Floats = special.ndtr(-values / stddev)
+    return above

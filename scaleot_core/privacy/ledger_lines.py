@@ -12,6 +12,7 @@ from scaleot_core.bundle.hash_chain import NO_LINE, describe_fault, read_line, w
 from scaleot_core.errors import BrokenLineError, LedgerError
 from scaleot_core.privacy.data_set import MAX_INTEGER, DataSet
 from scaleot_core.privacy.events import PrivacyEvent
+from scaleot_core.privacy.noise_ranges import LEAST_DELTA
 
 FORMAT: Final = "scaleot.ledger/1"
 
@@ -34,7 +35,7 @@ class LedgerTerms(Document):
     """Whose presence the releases hide."""
     neighbouring: Wording = "add/remove"
     """What a neighbouring data set is: one unit more or less."""
-    delta: Annotated[float, Field(gt=0, lt=1)]
+    delta: Annotated[float, Field(ge=LEAST_DELTA, lt=1)]
 
 
 class Opened(Document):

@@ -91,17 +91,24 @@ class LedgerSummary:
         }
 
 
-def summarise(chain: LedgerChain, epsilon_of: EpsilonOf, round_events: Sequence[PrivacyEvent] = ()) -> LedgerSummary:
+def summarise(
+    chain: LedgerChain,
+    epsilon_of: EpsilonOf,
+    round_events: Sequence[PrivacyEvent] = (),
+    *,
+    budget_epsilon: float | None = None,
+) -> LedgerSummary:
     """Returns the summary of a ledger's lines, which ``read_chain`` gives without the lock.
 
-    ``round_events`` are those of one further round: the summary says how many such rounds still fit.
+    ``round_events`` are those of one further round: the summary says how many such rounds still fit. The budget is that
+    of the ledger's last word, unless another is given, which the next round will write down.
     """
-    budget = Budget(chain, epsilon_of)
+    budget = Budget(chain, epsilon_of, epsilon=budget_epsilon)
     lines = list(enumerate(chain.entries, 1))
     return LedgerSummary(
         terms=chain.opened.terms,
         head=chain.head,
-        budget_epsilon=chain.budget_epsilon,
+        budget_epsilon=budget.epsilon,
         spent_epsilon=budget.spent,
         left_epsilon=budget.left,
         rounds_that_fit=budget.rounds_that_fit(round_events) if round_events else None,

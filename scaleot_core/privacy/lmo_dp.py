@@ -8,6 +8,7 @@ from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.errors import InputError
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.gradient_way import choose_forward_way
+from scaleot_core.privacy.noise_ranges import MOST_LMO_DIRECTIONS
 from scaleot_core.privacy.per_example import ExampleWay
 from scaleot_core.privacy.physical_batches import forward_rows
 from scaleot_core.privacy.release import Charge, LocalTask, Release
@@ -15,10 +16,6 @@ from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.privacy.zeroth_order import ZerothOrder, release_scalars, step_scalars
 from scaleot_core.progress import Reporter
 from scaleot_core.shapes import TensorDict
-
-MOST_DIRECTIONS = 8
-"""Beyond one direction the account is that of the greatest loss under an L1 bound, which grows with the square root of
-the directions where the Gaussian's stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class LMODP:
     samples are those of ``dpzero``.
 
     Raises:
-        InputError: there are more directions than ``MOST_DIRECTIONS``, or the law's parameters are out of range.
+        InputError: there are more directions than ``MOST_LMO_DIRECTIONS``, or the law's parameters are out of range.
     """
 
     zeroth_order: ZerothOrder
@@ -41,11 +38,11 @@ class LMODP:
     name: ClassVar[str] = "lmo-dp"
 
     def __post_init__(self) -> None:
-        if self.zeroth_order.num_directions > MOST_DIRECTIONS:
+        if self.zeroth_order.num_directions > MOST_LMO_DIRECTIONS:
             raise InputError(
-                f"lmo-dp, num_directions: expected at most {MOST_DIRECTIONS}, got {self.zeroth_order.num_directions}. "
-                "A record may move all of them at once, its vector must be bounded in the L1 norm, and the noise costs "
-                "far more than dpzero's; take dpzero"
+                f"lmo-dp, num_directions: expected at most {MOST_LMO_DIRECTIONS}, got "
+                f"{self.zeroth_order.num_directions}. A record may move all of them at once, its vector must be "
+                "bounded in the L1 norm, and the noise costs far more than dpzero's; take dpzero"
             )
         self.event()
 

@@ -15,6 +15,7 @@ from scaleot_core.errors import InputError, Reason, RoundFailedError, UpdateReje
 from scaleot_core.federation.averaging import FederationState, RoundOutcome
 from scaleot_core.federation.messages import PrivacyRequest, PrivateRelease
 from scaleot_core.federation.validation import SCALARS, AdapterUpdate, ExpectedScalars
+from scaleot_core.privacy.accountant import epsilon_of
 from scaleot_core.privacy.calibration import NoiseBudget, calibrate, check_rounds_fit, noisiest
 from scaleot_core.privacy.directions import direction_key
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
@@ -30,6 +31,7 @@ from scaleot_core.privacy.zeroth_order import ZerothOrder
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.local import LocalTraining
 
+_TRIAL_DELTA = 1e-5
 NOISE_OF = {
     DPSGD.name: "gaussian",
     DPZero.name: "discrete-gaussian",
@@ -226,11 +228,14 @@ def promised_event(asked: AskedTraining, client: str, release: PrivateRelease, n
                 Reason.PRIVACY, client=client, expected=f"{name} {value:.9g}", got=str(said.get(name))
             )
     try:
-        return named_event(release)
-    except InputError as error:
+        event = named_event(release)
+        event.law().stddev()
+        epsilon_of((event,), _TRIAL_DELTA)  # as the report will, when all rounds are done and nobody can be refused
+    except (InputError, ArithmeticError, ValueError) as error:
         raise UpdateRejectedError(
             Reason.PRIVACY, client=client, expected="the parameters of a noise", got=str(error)
         ) from error
+    return event
 
 
 def advance_by_scalars(state: FederationState, updates: Iterable[AdapterUpdate], asked: AskedTraining) -> RoundOutcome:

@@ -55,10 +55,10 @@ def mean_scalars(clients: Sequence[NDArray[np.int32]], weights: Sequence[int]) -
     """
     if not clients or len({one.shape for one in clients}) > 1 or min(weights) < 1:
         raise InputError("scalars: expected those of one client or more, in one shape, with positive weights")
-    total = np.zeros(clients[0].shape, dtype=np.int64)
+    total = np.zeros(clients[0].shape, dtype=object)  # Python's integers, which have no end
     for scalars, weight in zip(clients, weights, strict=True):
-        total += weight * scalars.astype(np.int64)
-    return total / sum(weights)
+        total += weight * scalars.astype(object)
+    return (total / sum(weights)).astype(np.float64)
 
 
 def move(

@@ -4,10 +4,11 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from scaleot_core.report.document import MODEL_TITLES
 from scaleot_core.report.files import json_text_by_lines
+from scaleot_core.report.phrases import HEADLINE_SHARES, MEASURES
 
 TASK, BUILDER = "task", "builder"
 """The two labels that every point has; each other one is the variant, or what varies."""
@@ -31,6 +32,8 @@ _COMPARED = (*MODEL_TITLES, *ATTACK_TITLES, "majority", "random_initialisation")
 
 Point = Mapping[str, Any]
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -52,7 +55,7 @@ class ComparedRow:
 
     labels: Mapping[str, Any]
     measure: str
-    """The headline figure: ``accuracy`` where the task has one, else ``perplexity``."""
+    """The headline figure: ``f1`` where the task has one, else ``accuracy``, else ``perplexity``."""
     seeds: tuple[int, ...]
     failures: tuple[str, ...]
     """Why the adapter of a seed came to nothing, one for each that did; it is in no figure of the tuned models."""
@@ -95,7 +98,7 @@ class ComparedRow:
         plug_in = self.headline("plug_in")
         if plug_in is None or self.failures:
             return None
-        return plug_in.mean if self.measure == "accuracy" else -plug_in.mean
+        return plug_in.mean if MEASURES[self.measure].is_share else -plug_in.mean
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -134,7 +137,10 @@ class Comparison:
 
     rows: tuple[ComparedRow, ...]
     means: tuple[ComparedRow, ...]
-    """Of every builder and setting over all tasks, seed by seed; empty for one task, and where one has no accuracy."""
+    """Of every builder and setting over all tasks, seed by seed; empty for one task, and where one has no accuracy.
+
+    Its headline is F1 where all tasks have one, else accuracy, which of generated answers is exact match.
+    """
     points: tuple[Point, ...]
     config: Mapping[str, Any]
     """The resolved run file as plain JSON values."""
@@ -187,6 +193,14 @@ def spread_over(values: Iterable[float | None]) -> Spread | None:
     return Spread(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
 
 
+def grouped(items: Sequence[_T], name: Callable[[_T], Any]) -> list[list[_T]]:
+    """Returns the items of each name, which is plain JSON, in the order in which the names first come."""
+    groups: dict[str, list[_T]] = {}
+    for item in items:
+        groups.setdefault(json.dumps(name(item), sort_keys=True), []).append(item)
+    return list(groups.values())
+
+
 def floors(rows: Sequence[ComparedRow]) -> tuple[Floor, ...]:
     """Returns zero-shot and full fine-tuning of one task's rows, each figure once.
 
@@ -204,8 +218,13 @@ def floors(rows: Sequence[ComparedRow]) -> tuple[Floor, ...]:
 
 def distinguishing_labels(group: Sequence[ComparedRow], rows: Sequence[ComparedRow]) -> dict[str, Any]:
     """Returns the labels that all rows of a group share and not all ``rows`` do; the task is none of them."""
-    shared_by_all = _common_labels(rows)
-    return {key: value for key, value in _common_labels(group).items() if key != TASK and key not in shared_by_all}
+    shared_by_all = common_labels(rows)
+    return {key: value for key, value in common_labels(group).items() if key != TASK and key not in shared_by_all}
+
+
+def common_labels(rows: Sequence[ComparedRow]) -> dict[str, Any]:
+    """Returns the labels that all rows share."""
+    return {key: value for key, value in rows[0].labels.items() if all(row.labels.get(key) == value for row in rows)}
 
 
 def best_row(rows: Sequence[ComparedRow]) -> ComparedRow | None:
@@ -241,7 +260,7 @@ def _means_over_tasks(points: Sequence[Point]) -> list[Point]:
     tasks = {point["labels"][TASK] for point in points}
     if len(tasks) < 2 or not all("accuracy" in point["results"]["zero_shot"] for point in points):
         return []
-    return [_mean_point(run) for run in _groups(points, lambda point: ({**point["labels"], TASK: None}, point["seed"]))]
+    return [_mean_point(run) for run in grouped(points, lambda point: ({**point["labels"], TASK: None}, point["seed"]))]
 
 
 def _mean_point(points: Sequence[Point]) -> Point:
@@ -267,20 +286,12 @@ def _mean_figures(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _rows(points: Sequence[Point]) -> tuple[ComparedRow, ...]:
-    return tuple(_row(seeds) for seeds in _groups(points, lambda point: point["labels"]))
-
-
-def _groups(points: Sequence[Point], name: Callable[[Point], Any]) -> list[list[Point]]:
-    """Returns the points of each name, which is plain JSON, in the order in which the names first come."""
-    groups: dict[str, list[Point]] = {}
-    for point in points:
-        groups.setdefault(json.dumps(name(point), sort_keys=True), []).append(point)
-    return list(groups.values())
+    return tuple(_row(seeds) for seeds in grouped(points, lambda point: point["labels"]))
 
 
 def _row(points: Sequence[Point]) -> ComparedRow:
     first = points[0]
-    measure = "accuracy" if "accuracy" in first["results"]["zero_shot"] else "perplexity"
+    measure = next((name for name in HEADLINE_SHARES if name in first["results"]["zero_shot"]), "perplexity")
     reasons = [_failure(point, measure) for point in points]
     tuned = [point for point, reason in zip(points, reasons, strict=True) if reason is None]
     results = {model: _figures(tuned if model in _TUNED else points, model) for model in _COMPARED}
@@ -347,14 +358,10 @@ def _share_of_full_fine_tuning(point: Point, measure: str) -> float | None:
     plug_in, full = [_headline(point, model, measure) for model in ("plug_in", "full_fine_tuning")]
     if plug_in is None or full is None:
         return None
-    above, below = (plug_in, full) if measure == "accuracy" else (full, plug_in)
+    above, below = (plug_in, full) if MEASURES[measure].is_share else (full, plug_in)
     return above / below if below else None
 
 
 def _stage_one_seconds(emulator: Mapping[str, Any]) -> float | None:
     importance = emulator["importance_seconds"]
     return None if importance is None else float(importance + emulator["build_seconds"])
-
-
-def _common_labels(rows: Sequence[ComparedRow]) -> dict[str, Any]:
-    return {key: value for key, value in rows[0].labels.items() if all(row.labels.get(key) == value for row in rows)}

@@ -13,7 +13,7 @@ from scaleot_core.report.comparison import (
     Spread,
     best_row,
 )
-from scaleot_core.report.document import MODEL_TITLES
+from scaleot_core.report.document import MODEL_TITLES, binomial_error
 from scaleot_core.report.phrases import MEASURES, counted, percent, points
 
 PLUG_IN_COLUMN = MODEL_TITLES["plug_in"]
@@ -161,12 +161,13 @@ def _seeds_limit(rows: Sequence[ComparedRow]) -> str:
 
 def _examples_limit(rows: Sequence[ComparedRow]) -> str | None:
     best = best_row(rows)
-    if best is None or best.measure != "accuracy" or best.quality is None:
+    if best is None or not MEASURES[best.measure].is_share or best.quality is None:
         return None
-    error = math.sqrt(best.quality * (1 - best.quality) / best.examples)
+    error = points(binomial_error(best.quality, best.examples))
     limit = (
-        f"{best.task}: {counted(best.examples, 'held-out example')} alone leave an accuracy of {percent(best.quality)} "
-        f"uncertain by {points(error)} (one standard error), whatever the seeds agree on"
+        f"{best.task}: {counted(best.examples, 'held-out example')} alone leave an {MEASURES[best.measure].name} of "
+        f"{percent(best.quality)} uncertain by {'at most ' if best.measure == 'f1' else ''}{error} (one standard "
+        "error), whatever the seeds agree on"
     )
     whole = sum(row.quality is not None for row in rows)
     chosen = f", and the best of {whole} rows was chosen on these same examples" if whole > 1 else ""

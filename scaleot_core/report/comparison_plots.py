@@ -3,17 +3,26 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from scaleot_core.report.comparison import ComparedRow, Comparison, distinguishing_labels, front_rows
+from scaleot_core.report.comparison import (
+    BUILDER,
+    TASK,
+    ComparedRow,
+    Comparison,
+    common_labels,
+    distinguishing_labels,
+    front_rows,
+    grouped,
+)
 from scaleot_core.report.comparison_phrases import SETTING_TITLES, row_name, settings_line
 from scaleot_core.report.document import MODEL_TITLES
-from scaleot_core.report.phrases import MEASURES
+from scaleot_core.report.phrases import MEASURES, counted
 from scaleot_core.report.svg import GREY, MODEL_COLOURS, PALETTE, WIDTH_INCHES, legend, plot_style, svg
 
 ALPHA, BETA = "emulator.replaced_layer_share", "emulator.removed_rank_share"
@@ -22,6 +31,8 @@ RANK_TARGET = "emulator.rank_target"
 _SWEPT_MODELS = ("plug_in", "emulator_tuned", "emulator_zero_shot")
 _FLOORS = ("zero_shot", "full_fine_tuning")
 _RANK_TARGET_TITLES = {"attention": "rank of attention", "ffn": "rank of the FFN", "both": "rank of both"}
+_MOST_COMBINATIONS = 6
+"""How many settings of what is not on the axis a sweep draws, each in panels of its own."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +55,12 @@ class _Line:
 class _Panel:
     title: str
     lines: tuple[_Line, ...]
+    heading: str = ""
+    """What tells its setting of the rest from the others; at the first panel of each."""
 
 
 def alpha_plot(rows: Sequence[ComparedRow]) -> CaptionedPlot | None:
-    """Draws plug-in and emulator of one task against the share of replaced layers."""
+    """Draws plug-in and emulator of one task against the share of replaced layers, panels for the rest."""
     return _sweep_plot(rows, ALPHA, "alpha: share of the non-adapter layers that is replaced or left out")
 
 
@@ -120,47 +133,81 @@ def cost_plot(comparison: Comparison) -> CaptionedPlot | None:
         axes.set_xlabel("seconds of stage 1 (importance and build, each when it was computed)")
         axes.grid(alpha=0.3)
         axes.margins(x=0.08, y=0.15)
-        caption = "Cost of an emulator on this machine. Importance, once learnt, serves every emulator of its model."
+        caption = (
+            "Cost of an emulator, in seconds as they were when each part was computed: importance on the machine that "
+            "learnt it, the rest in this run. Importance, once learnt, serves every emulator of its model."
+        )
         return CaptionedPlot(svg(figure), caption)
 
 
 def _sweep_plot(rows: Sequence[ComparedRow], key: str, label: str, panels_of: str = "") -> CaptionedPlot | None:
-    rows, fixed = _slice(rows, {key, panels_of})
-    if len({row.settings.get(key) for row in rows}) < 2:
+    combinations = _combinations(rows, key, panels_of)
+    if not combinations:
         return None
+    headings = [settings_line(distinguishing_labels(group, rows)) for group in combinations]
+    drawn = list(itertools.chain(*combinations[:_MOST_COMBINATIONS]))
+    measure = MEASURES[drawn[0].measure]
     with plot_style():
-        grid = _grid(rows, panels_of)
+        grid = _grid(combinations[:_MOST_COMBINATIONS], headings[:_MOST_COMBINATIONS], panels_of)
         figure = Figure(figsize=(WIDTH_INCHES, 0.9 + 2.2 * len(grid)), layout="constrained")
         subplots = figure.subplots(len(grid), len(grid[0]), sharex=True, sharey=True, squeeze=False)
         for line_of_axes, panels in zip(subplots, grid, strict=True):
             for axes, panel in zip(line_of_axes, panels, strict=True):
-                _draw_panel(axes, panel, key, rows[0])
-            line_of_axes[0].set_ylabel(MEASURES[rows[0].measure].axis_title)
-        means = [mean for model in _SWEPT_MODELS for mean in _means(rows, model)]
-        _scale_measure(subplots[0, 0], rows[0].measure, means)
+                _draw_panel(axes, panel, key)
+            line_of_axes[0].set_ylabel(measure.axis_title)
+        means = [mean for model in _SWEPT_MODELS for mean in _means(drawn, model)]
+        _scale_measure(subplots[0, 0], drawn[0].measure, means)
         figure.supxlabel(label, fontsize=10)
         colours = {line.label: line.colour for line in grid[0][0].lines}
-        floors = [_dashes(MODEL_TITLES[model], MODEL_COLOURS[model]) for model in _FLOORS if rows[0].headline(model)]
-        legend(figure, [*_markers(colours), *floors])
+        floors = [model for model in _FLOORS if any(row.headline(model) for row in drawn)]
+        dashes = [_dashes(MODEL_TITLES[model], MODEL_COLOURS[model]) for model in floors]
+        legend(figure, [*_markers(colours), *dashes])
+        fixed = {name: value for name, value in common_labels(rows).items() if name not in (TASK, BUILDER, panels_of)}
         held = f"; the rest fixed at {settings_line(fixed)}" if fixed else ""
-        title = SETTING_TITLES[key]
-        return CaptionedPlot(svg(figure), f"Plug-in and emulator against {title}, ± one standard deviation{held}.")
+        shown = f"Plug-in and emulator against {SETTING_TITLES[key]}, ± one standard deviation{held}."
+        return CaptionedPlot(svg(figure), shown + _left_out(headings[_MOST_COMBINATIONS:]))
 
 
-def _slice(rows: Sequence[ComparedRow], free: set[str]) -> tuple[tuple[ComparedRow, ...], Mapping[str, Any]]:
-    """Returns the rows that agree with the first one in every setting but the free ones, and what they agree in."""
-    fixed = {key: value for key, value in rows[0].settings.items() if key not in free}
-    return tuple(row for row in rows if all(row.settings.get(key) == value for key, value in fixed.items())), fixed
+def _combinations(rows: Sequence[ComparedRow], key: str, panels_of: str) -> list[list[ComparedRow]]:
+    """Returns the rows of every setting of all but these two keys, where the first one varies."""
+    names = (key, panels_of)
+    groups = grouped(rows, lambda row: {name: value for name, value in row.settings.items() if name not in names})
+    return [group for group in groups if len({row.settings.get(key) for row in group}) > 1]
 
 
-def _grid(rows: Sequence[ComparedRow], panels_of: str) -> list[list[_Panel]]:
-    """Returns the panels: rank targets side by side; models as lines of one builder, as panels of several."""
-    by_target: dict[str, list[ComparedRow]] = {}
-    for row in rows:
-        by_target.setdefault(_RANK_TARGET_TITLES.get(row.settings.get(panels_of, ""), ""), []).append(row)
-    colours = _builder_colours(rows)
-    if len(colours) == 1:
-        return [[_panel_of_models(title, own) for title, own in by_target.items()]]
+def _left_out(headings: Sequence[str]) -> str:
+    if not headings:
+        return ""
+    names = "; ".join(headings[:3]) + (" and others" if len(headings) > 3 else "")
+    return f" Not drawn, but in the table: {counted(len(headings), 'more setting')} ({names})."
+
+
+def _grid(combinations: Sequence[Sequence[ComparedRow]], headings: Sequence[str], panels_of: str) -> list[list[_Panel]]:
+    """Returns the panels: rank targets side by side, combinations below one another, each under its heading.
+
+    Models are lines where every combination has one builder, else panels, and builders are the lines.
+    """
+    rows = list(itertools.chain(*combinations))
+    targets = dict.fromkeys(row.settings.get(panels_of, "") for row in rows)
+    has_lines_of_models = all(len({row.builder for row in group}) == 1 for group in combinations)
+    grid = []
+    for heading, group in zip(headings, combinations, strict=True):
+        by_target = {
+            _RANK_TARGET_TITLES.get(target, ""): [row for row in group if row.settings.get(panels_of, "") == target]
+            for target in targets
+        }
+        if has_lines_of_models:
+            panels = [[_panel_of_models(title, own) for title, own in by_target.items()]]
+        else:
+            panels = _panels_of_builders(by_target, _builder_colours(rows))
+        panels[0][0] = replace(panels[0][0], heading=heading)
+        grid += panels
+    return grid
+
+
+def _panels_of_builders(
+    by_target: Mapping[str, Sequence[ComparedRow]], colours: Mapping[str, str]
+) -> list[list[_Panel]]:
     panels = [
         [_panel_of_builders(title, own, model, colours) for title, own in by_target.items()] for model in _SWEPT_MODELS
     ]
@@ -177,9 +224,10 @@ def _panel_of_builders(title: str, rows: Sequence[ComparedRow], model: str, colo
     return _Panel("\n".join(part for part in (MODEL_TITLES[model], title) if part), tuple(lines))
 
 
-def _draw_panel(axes: Any, panel: _Panel, key: str, any_row: ComparedRow) -> None:
+def _draw_panel(axes: Any, panel: _Panel, key: str) -> None:
+    any_row = [row for line in panel.lines for row in line.rows][:1]
     for model in _FLOORS:
-        for height in _means([any_row], model):
+        for height in _means(any_row, model):
             axes.axhline(height, color=MODEL_COLOURS[model], linestyle="--", linewidth=1)
     for line in panel.lines:
         measured = sorted((row for row in line.rows if row.headline(line.model)), key=lambda row: row.settings[key])
@@ -194,6 +242,8 @@ def _draw_panel(axes: Any, panel: _Panel, key: str, any_row: ComparedRow) -> Non
             capsize=2,
         )
     axes.set_title(panel.title, fontsize=10)
+    if panel.heading:  # above the titles of its row, over the whole width
+        axes.set_title(panel.heading + "\n" * len(panel.title.splitlines()), fontsize=10, loc="left")
     axes.grid(alpha=0.3)
 
 

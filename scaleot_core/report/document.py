@@ -234,7 +234,13 @@ class Report:
 
 
 def accuracy_error(metrics: Metrics) -> float | None:
-    """Returns the standard error of an accuracy over so many examples, of the binomial; none without an accuracy."""
-    if metrics.accuracy is None:
-        return None
-    return math.sqrt(metrics.accuracy * (1 - metrics.accuracy) / metrics.examples)
+    """Returns the standard error of an accuracy over so many examples; none without an accuracy."""
+    return None if metrics.accuracy is None else binomial_error(metrics.accuracy, metrics.examples)
+
+
+def binomial_error(share: float, examples: int) -> float:
+    """Returns the standard error of a share of so many examples; of a mean F1, the most that it can be.
+
+    No figure from 0 to 1 has a larger variance about its mean than one that is either.
+    """
+    return math.sqrt(share * (1 - share) / examples)

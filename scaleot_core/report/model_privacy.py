@@ -18,13 +18,17 @@ class Gap:
     """Plug-in's less the other's, from -1 to 1; none where the task has no accuracy."""
     loss: float
     """The other's less the plug-in's, in nats per target token."""
+    f1: float | None = None
+    """As the accuracy; none where the task has no F1."""
 
 
 def gap_between(plug_in: Metrics, other: Metrics) -> Gap:
     """Returns the gap between the plug-in and a model that a data owner can run."""
-    if plug_in.accuracy is None or other.accuracy is None:
-        return Gap(None, other.loss - plug_in.loss)
-    return Gap(plug_in.accuracy - other.accuracy, other.loss - plug_in.loss)
+    return Gap(
+        accuracy=_lead(plug_in.accuracy, other.accuracy),
+        loss=other.loss - plug_in.loss,
+        f1=_lead(plug_in.f1, other.f1),
+    )
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,10 @@ class ReportedModelPrivacy:
             "disclosure": self.disclosure.to_json(),
             "seconds": self.seconds,
         }
+
+
+def _lead(plug_in: float | None, other: float | None) -> float | None:
+    return None if plug_in is None or other is None else plug_in - other
 
 
 def _strong_to_json(strong: StrongEmulator, plug_in: Metrics | None) -> dict[str, Any]:

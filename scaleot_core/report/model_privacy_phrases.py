@@ -5,7 +5,7 @@ from scaleot_core.model_privacy.disclosure import DisclosureLevel
 from scaleot_core.model_privacy.strong_emulator import StrongEmulator
 from scaleot_core.report.document import Report
 from scaleot_core.report.model_privacy import gap_between
-from scaleot_core.report.phrases import counted, percent, points
+from scaleot_core.report.phrases import MEASURES, counted, headline_share, percent, points
 
 _LEVELS = {
     DisclosureLevel.EXACT: "exact",
@@ -42,7 +42,8 @@ def healing_line(report: Report) -> str:
     if not healing:
         return "not measured: set model_privacy.healing_steps"
     last = healing[-1]
-    shares = [(last.recovered.accuracy, "accuracy"), (last.recovered.loss, "loss")]
+    names = [headline_share(last.zero_shot) or "accuracy", "loss"]
+    shares = [(getattr(last.recovered, name), MEASURES[name].name) for name in names]
     shown = [f"{percent(share) if share > 0 else 'none'} of the {name}" for share, name in shares if share is not None]
     recovered = " and ".join(shown) if shown else "nothing: the full model is not above the floors"
     line = (
@@ -79,12 +80,16 @@ def _tuned(report: Report, strong: StrongEmulator) -> str:
 
 def _figures(metrics: Metrics) -> str:
     loss = f"loss {metrics.loss:.3f}"
+    if metrics.f1 is not None:
+        return f"F1 {percent(metrics.f1)}, {loss}"
     return loss if metrics.accuracy is None else f"{percent(metrics.accuracy)}, {loss}"
 
 
 def _ahead(plug_in: Metrics, other: Metrics) -> str:
     gap = gap_between(plug_in, other)
     losses = f"{abs(gap.loss):.3f} in loss {'ahead' if gap.loss >= 0 else 'behind'}"
+    if gap.f1 is not None:
+        return f"{points(abs(gap.f1))} of F1 {'ahead' if gap.f1 >= 0 else 'behind'} and {losses}"
     if gap.accuracy is None:
         return losses
     return f"{points(abs(gap.accuracy))} {'ahead' if gap.accuracy >= 0 else 'behind'} and {losses}"

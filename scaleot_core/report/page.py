@@ -135,8 +135,8 @@ def _model_privacy(report: Report) -> str:
     if not report.model_privacy.attacks.healing:
         return shown + figures
     caption = (
-        "What tuning the emulator on public text gives back: 0 is the floor (of the accuracy the higher one, of the "
-        "loss that of random weights), 1 the full model zero-shot."
+        "What tuning the emulator on public text gives back: 0 is the floor (of the accuracy the higher one, of "
+        "F1 and loss that of random weights), 1 the full model zero-shot."
     )
     return shown + figures + html_plot(healing_plot(report.model_privacy.attacks.healing), caption)
 

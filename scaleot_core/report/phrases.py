@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from scaleot_core.evaluation import Metrics
-from scaleot_core.report.document import Report, accuracy_error
+from scaleot_core.report.document import Report, accuracy_error, binomial_error
 
 RUNNERS = {
     "zero_shot": "model owner",
@@ -53,6 +53,14 @@ MEASURES = {
     "f1": Measure("F1", is_share=True, decimals=1),
 }
 """By the name in ``Metrics``."""
+
+HEADLINE_SHARES = ("f1", "accuracy")
+"""The shares that a task is judged by, the first that it has: an answer may be near the right one and match none."""
+
+
+def headline_share(metrics: Metrics) -> str | None:
+    """Returns the name in ``Metrics`` of the share that a model is judged by; none of a task without one."""
+    return next((name for name in HEADLINE_SHARES if getattr(metrics, name) is not None), None)
 
 
 def columns(report: Report) -> dict[str, str]:
@@ -148,9 +156,13 @@ def counted(count: int, noun: str) -> str:
 
 def _comparison(plug_in: Metrics, other: Metrics, name: str) -> str:
     losses = f"loss {plug_in.loss:.3f} against {other.loss:.3f}"
-    if plug_in.accuracy is None or other.accuracy is None:
+    share = headline_share(plug_in)
+    if share is None or share != headline_share(other):
         return f"plug-in against {name}: {losses}"
-    gap = plug_in.accuracy - other.accuracy
-    double_error = 2 * math.hypot(*(accuracy_error(metrics) or 0.0 for metrics in (plug_in, other)))
-    verdict = f"{'beyond' if abs(gap) > double_error else 'within'} two standard errors, {100 * double_error:.1f}"
-    return f"plug-in against {name}: {points(gap, sign='+')} ({verdict}), {losses}"
+    ours, theirs = getattr(plug_in, share), getattr(other, share)
+    gap = ours - theirs
+    double_error = 2 * math.hypot(binomial_error(ours, plug_in.examples), binomial_error(theirs, other.examples))
+    size = f"{'at most ' if share == 'f1' else ''}{100 * double_error:.1f}"
+    verdict = f"{'beyond' if abs(gap) > double_error else 'within'} two standard errors, {size}"
+    shown = f"{points(gap, sign='+')}{' of F1' if share == 'f1' else ''}"
+    return f"plug-in against {name}: {shown} ({verdict}), {losses}"

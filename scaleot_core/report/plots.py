@@ -1,6 +1,6 @@
 """The plots of the report as SVG text for a page: no files, no scripts, the same text for the same report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 from scaleot_core.compression.plan import LayerRole
 from scaleot_core.evaluation import Metrics
 from scaleot_core.model_privacy.healing import HealingPoint
-from scaleot_core.report.document import MODEL_TITLES, Report, accuracy_error
-from scaleot_core.report.phrases import MEASURES
+from scaleot_core.report.document import MODEL_TITLES, Report, binomial_error
+from scaleot_core.report.phrases import MEASURES, headline_share
 from scaleot_core.report.svg import (
     BLUE,
     GREY,
@@ -42,16 +42,17 @@ _ROLE_TITLES = {
 
 
 def results_plot(measured: Mapping[str, Metrics]) -> str:
-    """Draws the measured models, by their key: loss, and accuracy with one standard error where the task has one."""
+    """Draws the measured models, by their key: loss, and F1 or accuracy with one standard error where all have it."""
     with plot_style():
-        has_accuracy = all(metrics.accuracy is not None for metrics in measured.values())
+        share = _share_of_all(measured.values())
         figure = Figure(figsize=(WIDTH_INCHES, 2.6), layout="constrained")
-        axes = figure.subplots(1, 2 if has_accuracy else 1, sharey=True, squeeze=False)[0]
+        axes = figure.subplots(1, 2 if share else 1, sharey=True, squeeze=False)[0]
         axes[0].invert_yaxis()
-        if has_accuracy:
-            values = [100 * (metrics.accuracy or 0.0) for metrics in measured.values()]
-            errors = [100 * (accuracy_error(metrics) or 0.0) for metrics in measured.values()]
-            _bars(axes[0], measured, values, errors, f"{MEASURES['accuracy'].axis_title} (± one standard error)")
+        if share:
+            values = [100 * getattr(metrics, share) for metrics in measured.values()]
+            errors = [100 * binomial_error(getattr(each, share), each.examples) for each in measured.values()]
+            error = "± at most one standard error" if share == "f1" else "± one standard error"
+            _bars(axes[0], measured, values, errors, f"{MEASURES[share].axis_title} ({error})")
         _bars(axes[-1], measured, [metrics.loss for metrics in measured.values()], None, MEASURES["loss"].axis_title)
         return svg(figure)
 
@@ -108,11 +109,12 @@ def healing_plot(points: Sequence[HealingPoint]) -> str:
         figure = Figure(figsize=(WIDTH_INCHES, 2.4), layout="constrained")
         axes = figure.subplots()
         tokens, curves = [point.public_tokens for point in points], []
-        for name, colour in (("accuracy", VERMILION), ("loss", BLUE)):
+        headline = _share_of_all([point.zero_shot for point in points]) or "accuracy"
+        for name, colour in ((headline, VERMILION), ("loss", BLUE)):
             shares = [getattr(point.recovered, name) for point in points]
             if any(share is not None for share in shares):
                 heights = [float("nan") if share is None else share for share in shares]
-                curves += axes.plot(tokens, heights, marker="o", color=colour, label=name)
+                curves += axes.plot(tokens, heights, marker="o", color=colour, label=MEASURES[name].name)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
         axes.set_xlabel("tokens of public text")
@@ -120,6 +122,12 @@ def healing_plot(points: Sequence[HealingPoint]) -> str:
         axes.grid(alpha=0.3)
         legend(figure, curves)
         return svg(figure)
+
+
+def _share_of_all(models: Iterable[Metrics]) -> str | None:
+    """Returns the name in ``Metrics`` of the share that all these models are judged by, if there is one."""
+    names = {headline_share(metrics) for metrics in models}
+    return names.pop() if len(names) == 1 else None
 
 
 def _bars(

@@ -4,6 +4,7 @@ Whoever knows the seed of the directions subtracts the noise. The audit finds it
 right account of epsilon 1, and no privacy.
 """
 
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from scaleot_core.privacy.audit import repeated_noise
 from scaleot_core.privacy.canaries import canary_task
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import Coins, SecretSource
@@ -49,6 +51,41 @@ class GlobalSource(SeededSource):
 
     def integer_below(self, bound: int) -> int:
         return int.from_bytes(self.words(8).tobytes(), "little") % bound
+
+
+class NumpySource(GlobalSource):
+    """The same of NumPy's own generator, after ``numpy.random.seed``."""
+
+    __slots__ = ()
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        return np.random.randint(2**64, size=count, dtype=np.uint64)
+
+
+class PythonSource(GlobalSource):
+    """The same of Python's own generator, after ``random.seed``."""
+
+    __slots__ = ()
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        return np.array([random.getrandbits(64) for _ in range(count)], dtype=np.uint64)
+
+
+@pytest.mark.parametrize("make_secret", [NumpySource, PythonSource])
+def test_s24_noise_from_any_public_generator_refutes_the_claim(
+    make_secret: Callable[[], SecretSource],
+) -> None:
+    found = run_audit(audited_dp_sgd(60), 60, make_secret)
+    assert found.noise_repeats and found.refutes_the_claim
+    assert not run_audit(audited_dp_sgd(60), 60, SecretSource).noise_repeats
+
+
+def test_s24_the_public_generators_are_left_as_they_were() -> None:
+    mechanism = audited_dp_sgd(20)
+    task = canary_task(mechanism, 20)
+    before = (random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist())
+    repeated_noise(mechanism, task, NumpySource)
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist())
 
 
 @pytest.mark.parametrize("make_secret", [SeededSource, GlobalSource])

@@ -56,6 +56,18 @@ def test_a_new_ledger_shows_a_whole_budget(directory: Path, capsys: pytest.Captu
     assert summary["terms"]["data_set"]["records"] == 9
 
 
+def test_a_budget_that_the_file_has_changed_is_the_one_that_is_shown(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budget(directory, "--create")
+    path = directory / "data-owner.toml"
+    path.write_text(path.read_text().replace("epsilon = 4.0", "epsilon = 2.0"))
+    capsys.readouterr()
+    assert budget(directory, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["budget_epsilon"], summary["left_epsilon"]) == (2.0, 2.0)
+
+
 def test_spent_left_the_rounds_that_fit_and_each_release_are_shown(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,8 @@ from fl_clients.policy import DataOwnerFile, Policy, may_tell_steps, permit, rea
 from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.errors import InputError, InstructionsRefusedError, RunFileError
 from scaleot_core.federation.messages import Instructions
+from scaleot_core.privacy.noise_ranges import MOST_LMO_DIRECTIONS
+from tests.support.private_updates import privacy_request
 
 FILE = """
 organisation = "Klinik Süd"
@@ -125,3 +127,28 @@ def test_a_file_whose_mechanisms_hide_different_units_is_refused(tmp_path: Path)
     assert own_file(tmp_path, FILE + budget.format("dpzero")).privacy is not None
     with pytest.raises(RunFileError, match="no ledger can hold both"):
         own_file(tmp_path, FILE + budget.format("update-gaussian"))
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("epsilon = 1e9", "privacy.epsilon"),
+        ("delta = 1e-20", "privacy.delta"),
+        ("noise_multiplier = 1e200", "privacy.noise_multiplier"),
+    ],
+)
+def test_a_budget_for_which_there_is_no_figure_is_refused_before_a_ledger_is_made_with_it(
+    tmp_path: Path, line: str, fault: str
+) -> None:
+    values = {"epsilon": "epsilon = 8.0", "delta": "delta = 1e-5", "mechanisms": 'mechanisms = ["dp-sgd"]'}
+    values[line.partition(" ")[0]] = line
+    with pytest.raises(RunFileError, match=fault):
+        own_file(tmp_path, FILE + "\n[privacy]\n" + "\n".join(values.values()) + "\n")
+
+
+def test_more_directions_than_lmo_dp_takes_are_the_servers_fault(tmp_path: Path) -> None:
+    own = own_file(tmp_path, FILE + '\n[privacy]\nepsilon = 8.0\ndelta = 1e-5\nmechanisms = ["lmo-dp"]\n')
+    permit(own, instructions(privacy=privacy_request("lmo-dp", num_directions=MOST_LMO_DIRECTIONS)))
+    with pytest.raises(InstructionsRefusedError) as refused:
+        permit(own, instructions(privacy=privacy_request("lmo-dp", num_directions=MOST_LMO_DIRECTIONS + 1)))
+    assert refused.value.code == "policy.privacy"

@@ -20,7 +20,7 @@ from tests.support.ledgers import NOW
 from tests.support.private_updates import privacy_request
 
 ROUNDS = 3
-HONEST = {1: "1" * 64, 2: "2" * 64, 3: "3" * 64}
+HONEST = {1: "1" * 64, 2: "2" * 64, 3: "3" * 64, 4: "4" * 64}
 """A head of its own for each round."""
 
 
@@ -58,14 +58,14 @@ def with_heads(heads: Mapping[int, str], *, useless_in: int | None = None) -> Fa
     return speak
 
 
-def conducted(directory: Path, *clients: Fault) -> tuple[NotingGrid, tuple[RoundRecord, ...]]:
+def conducted(directory: Path, *clients: Fault, rounds: int = ROUNDS) -> tuple[NotingGrid, tuple[RoundRecord, ...]]:
     """Conducts the rounds of a private run, with an audit log, and returns what was told and recorded."""
     create_audit_log(directory / "audit.jsonl", owner_key().public, now=NOW)
     run = directory / "run"
     run.mkdir()
-    privacy = privacy_request("update-gaussian", rounds=ROUNDS)
+    privacy = privacy_request("update-gaussian", rounds=rounds)
     stage = set_stage(
-        run, clients=len(clients), rounds=ROUNDS, privacy=privacy, audit_log=Path("../audit.jsonl"), quorum=1
+        run, clients=len(clients), rounds=rounds, privacy=privacy, audit_log=Path("../audit.jsonl"), quorum=1
     )
     grid = NotingGrid(dict(enumerate(clients)))
     stage.grid = grid
@@ -73,13 +73,14 @@ def conducted(directory: Path, *clients: Fault) -> tuple[NotingGrid, tuple[Round
     return grid, read_rounds(run)
 
 
-def test_s23_each_organisation_is_told_the_last_head_that_came_with_an_accepted_update_of_its_own(
+def test_s23_each_organisation_is_told_the_last_head_that_it_signed_whatever_became_of_its_update(
     tmp_path: Path,
 ) -> None:
+    """A refused update has left all the same: a ledger put back to before it would draw its noise twice."""
     heads = {number: f"{number}".ljust(64, "a") for number in HONEST}
     grid, _ = conducted(tmp_path, with_heads(HONEST), with_heads(heads, useless_in=2))
     assert [grid.told[number, "clinic-0"] for number in (1, 2, 3)] == [None, HONEST[1], HONEST[2]]
-    assert [grid.told[number, "clinic-1"] for number in (1, 2, 3)] == [None, heads[1], heads[1]], "2 was refused"
+    assert [grid.told[number, "clinic-1"] for number in (1, 2, 3)] == [None, heads[1], heads[2]], "2 was refused"
 
 
 def test_s23_a_ledger_head_of_an_earlier_round_is_refused_and_written_down(tmp_path: Path) -> None:
@@ -99,4 +100,11 @@ def test_s23_a_ledger_head_of_an_earlier_round_is_refused_and_written_down(tmp_p
         (2, "clinic-2", "E_LEDGER"),
         (3, "clinic-1", "E_LEDGER"),
     ]
-    assert grid.told[3, "clinic-2"] == HONEST[1], "the head of a refused update is not told back"
+    assert grid.told[3, "clinic-2"] == HONEST[1]
+
+
+def test_s23_a_head_that_was_refused_for_its_ledger_is_not_told_back(tmp_path: Path) -> None:
+    put_back = {**HONEST, 3: HONEST[1]}
+    grid, records = conducted(tmp_path, with_heads(HONEST), with_heads(put_back), rounds=4)
+    assert "clinic-1" not in records[2].clients
+    assert grid.told[4, "clinic-1"] == HONEST[2], "the copy that was put back has no such line"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -79,6 +81,17 @@ def test_recovery_is_the_share_of_the_way_from_floor_to_full() -> None:
     assert recovered.accuracy == pytest.approx((0.6 - 0.5) / (0.9 - 0.5))
     assert recovered.loss == pytest.approx((6.0 - 3.0) / (6.0 - 2.0))
     assert yardstick(full).recovered(full) == Recovery(1.0, 1.0)
+
+
+def test_an_f1_is_recovered_from_that_of_random_initialisation() -> None:
+    random, full, attack = [
+        Metrics(loss=loss, examples=4, accuracy=0.0, f1=share) for loss, share in ((6.0, 0.1), (2.0, 0.5), (3.0, 0.2))
+    ]
+    answers = Yardstick((AnswerRecord("a", ("b",)),), full, Floors(None, random))
+    recovered = answers.recovered(attack)
+    assert recovered.f1 == pytest.approx((0.2 - 0.1) / (0.5 - 0.1)) and recovered.accuracy is None
+    assert answers.recovered(replace(attack, f1=None)).f1 is None
+    assert replace(answers, full=random).recovered(attack).f1 is None
 
 
 def test_where_the_full_model_is_no_better_than_a_floor_there_is_nothing_to_recover() -> None:

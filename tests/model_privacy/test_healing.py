@@ -1,16 +1,21 @@
 import pytest
 import torch
 
+from scaleot_core.compression.builders import BUILDERS, PublicKnowledge
 from scaleot_core.compression.emulator import Emulator
+from scaleot_core.compression.importance import ImportanceReport
 from scaleot_core.compression.plan import LayerRole
 from scaleot_core.errors import ModelError
 from scaleot_core.model_privacy.floors import measure_floors, random_initialisation
 from scaleot_core.model_privacy.healing import HealingPoint, HealingSettings, heal_emulator
 from scaleot_core.model_privacy.recovery import Recovery, Yardstick
 from scaleot_core.model_privacy.strong_emulator import PrivateTuning, tune_whole_emulator
+from scaleot_core.models.loading import LanguageModel
 from scaleot_core.training.data import Record, encode_for_training
 from scaleot_core.training.local import LocalTraining
-from tests.model_privacy.taught import CHOICES, COMPLETIONS, SILENT, Taught, emulator_of
+from tests.compression.builders.requests import emulator_request
+from tests.model_privacy.taught import CHOICES, COMPLETIONS, SILENT, Taught
+from tests.support.importance import importance_settings
 
 ADAPTER, KEPT, REPLACED, DROPPED = LayerRole.ADAPTER, LayerRole.KEPT, LayerRole.REPLACED, LayerRole.DROPPED
 SETTINGS = HealingSettings(budget_steps=(0, 10, 20), batch_size=8, learning_rate=2e-3)
@@ -25,25 +30,52 @@ def heal(
     return heal_emulator(emulator, taught.public_blocks, settings, yardstick, private=None, seed=0, reporter=SILENT)
 
 
+def with_nothing_removed(taught: Taught, full: LanguageModel) -> Emulator:
+    """ScaleOT's emulator at alpha = 0 and beta = 0, the adapter at both ends."""
+    importance = ImportanceReport((0.0,) * 4, {}, importance_settings(), (), ())
+    request = emulator_request(adapter=frozenset({0, 3}), replaced_layer_share=0.0, removed_rank_share=0.0)
+    public = PublicKnowledge(lambda: taught.public_blocks, lambda: importance)
+    return BUILDERS["scaleot"](full, request, public, reporter=SILENT)
+
+
 @TASKS
 def test_an_emulator_with_nothing_removed_gives_back_the_full_model(
     taught: Taught, records: tuple[Record, ...]
 ) -> None:
-    points = heal(taught, taught.emulator(ADAPTER, KEPT, KEPT, ADAPTER), records)  # alpha = 0, beta = 0
+    points = heal(taught, with_nothing_removed(taught, taught.full), records)
     accuracy = 1.0 if records is CHOICES else None
     assert points[0].zero_shot == taught.measure(taught.full, records)
     assert points[0].recovered == Recovery(accuracy, 1.0)
     assert all(point.recovered.loss and point.recovered.loss > 0.98 for point in points)
+    assert len({point.zero_shot.loss for point in points}) == 3  # it was healed, and not made worse
 
 
 @TASKS
 def test_an_emulator_of_random_weights_does_not(taught: Taught, records: tuple[Record, ...]) -> None:
-    plan = taught.emulator(ADAPTER, KEPT, KEPT, ADAPTER).plan
-    points = heal(taught, emulator_of(random_initialisation(taught.full, seed=1), plan), records)
+    points = heal(taught, with_nothing_removed(taught, random_initialisation(taught.full, seed=1)), records)
     for point in points:
         assert point.recovered.loss is not None and point.recovered.loss < 0.25
         if records is CHOICES:
             assert point.recovered.accuracy is not None and point.recovered.accuracy < 0.25
+    assert points[2].zero_shot.loss < points[1].zero_shot.loss < points[0].zero_shot.loss  # it was healed, in vain
+
+
+@TASKS
+def test_only_healing_recovers_the_score_of_damaged_layers_without_an_adapter(
+    taught: Taught, records: tuple[Record, ...]
+) -> None:
+    """What layers 1 and 2 add has its sign turned."""
+    emulator = with_nothing_removed(taught, taught.full)
+    for index in (1, 2):
+        layer = emulator.layout.layer(emulator.model, index)
+        for name in ("self_attn.o_proj", "mlp.down_proj"):
+            layer.get_submodule(name).weight.neg_()
+    damaged, _, healed = heal(taught, emulator, records)
+    assert damaged.recovered.loss is not None and damaged.recovered.loss < 0.5
+    assert healed.recovered.loss is not None and healed.recovered.loss > 0.95
+    if records is CHOICES:
+        assert damaged.recovered.accuracy is not None and damaged.recovered.accuracy < 0.25
+        assert healed.recovered.accuracy == 1.0
 
 
 @TASKS

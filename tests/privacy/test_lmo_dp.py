@@ -5,7 +5,8 @@ from scipy import stats
 from scaleot_core.errors import InputError
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
 from scaleot_core.privacy.events import PrivacyEvent
-from scaleot_core.privacy.lmo_dp import LMODP, MOST_DIRECTIONS
+from scaleot_core.privacy.lmo_dp import LMODP
+from scaleot_core.privacy.noise_ranges import MOST_LMO_DIRECTIONS
 from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.privacy.zeroth_order import sum_clipped_cells
 from scaleot_core.progress import SilentReporter
@@ -56,7 +57,7 @@ def test_the_event_names_the_number_of_directions_since_a_record_may_move_all_of
 
 def test_more_directions_than_there_is_a_sensible_bound_for_are_refused_with_the_reason() -> None:
     with pytest.raises(InputError, match=r"L1 norm.*take dpzero"):
-        LMODP(zeroth_order(num_directions=MOST_DIRECTIONS + 1), LAW)
+        LMODP(zeroth_order(num_directions=MOST_LMO_DIRECTIONS + 1), LAW)
 
 
 def test_a_law_out_of_range_is_refused() -> None:

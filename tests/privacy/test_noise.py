@@ -13,6 +13,7 @@ from scaleot_core.privacy.gaussian import Gaussian
 from scaleot_core.privacy.laplace import Laplace, Staircase, staircase_of_least_variance
 from scaleot_core.privacy.lmo import Lmo
 from scaleot_core.privacy.noise import NOISES, ScalarNoise, check_noise_suits, noise_from
+from scaleot_core.privacy.noise_ranges import LEAST_NOISE_MULTIPLIER
 from scaleot_core.privacy.secret_random import SecretSource
 
 LEAST_P = 1e-6
@@ -107,6 +108,11 @@ def test_every_row_is_made_from_exactly_its_parameters() -> None:
     [
         lambda: Gaussian(0.01),
         lambda: Gaussian(math.inf),
+        lambda: Gaussian(1e200),
+        lambda: DiscreteGaussian(1.0, cells_per_unit=2.0**60),
+        lambda: Laplace(1.0, dimension=1e30),
+        lambda: Staircase(1e-9, 0.5),
+        lambda: Lmo(1.0, 1.0, 1.0, 1.0, 1e-320, 0.0, 0.0, 1.0),
         lambda: DiscreteGaussian(1.0, cells_per_unit=3.0),
         lambda: DiscreteGaussian(1.0, cells_per_unit=4.0),
         lambda: Laplace(0.001),
@@ -136,3 +142,13 @@ def test_noise_that_needs_an_l1_bound_is_refused_on_a_vector_without_one(name: s
 def test_an_unknown_noise_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="expected one of gaussian"):
         check_noise_suits("cauchy", dimension=1, norm="L1")
+
+
+def test_the_staircase_of_the_smallest_epsilon_has_a_deviation_without_a_table_of_its_stairs() -> None:
+    assert Staircase(1e-7, 0.5).stddev() == pytest.approx(2**0.5 * 1e7, rel=1e-6), "it tends to Laplace's"
+
+
+def test_the_loss_of_the_discrete_gaussian_is_that_of_less_noise_even_at_the_least() -> None:
+    discrete = DiscreteGaussian(LEAST_NOISE_MULTIPLIER, cells_per_unit=256.0).privacy_loss(1.0)
+    normal = Gaussian(LEAST_NOISE_MULTIPLIER).privacy_loss(1.0)
+    assert discrete.get_epsilon_for_delta(1e-5) > normal.get_epsilon_for_delta(1e-5)

@@ -149,6 +149,7 @@ def test_a_promise_is_read_as_the_event_it_names() -> None:
         {"parameters": {"x": 1.0}},
         {"parameters": {"noise_multiplier": -1.0, "cells_per_unit": CELLS_PER_UNIT}},
         {"parameters": {"noise_multiplier": 1.0, "cells_per_unit": 2.0**20}},
+        {"parameters": {"noise_multiplier": 1e200, "cells_per_unit": CELLS_PER_UNIT}},
         {"sample_rate": 1e-9},
     ],
 )

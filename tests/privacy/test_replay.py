@@ -84,6 +84,11 @@ def test_the_mean_is_exact_where_float64_can_say_it() -> None:
     assert mean_scalars([most, most], [2**20, 2**20]).tolist() == [[2.0**31 - 1]]
 
 
+def test_the_mean_of_the_greatest_scalars_and_weights_does_not_wrap_around() -> None:
+    most = np.array([[2**31 - 1, -(2**31)]], dtype=np.int32)
+    assert mean_scalars([most, most], [2**32, 2**32]).tolist() == [[2.0**31 - 1, -(2.0**31)]]
+
+
 @pytest.mark.parametrize("scalars", [np.zeros(3), np.array([[np.nan]]), np.array([[np.inf]])])
 def test_scalars_that_are_none_are_refused(scalars: np.ndarray) -> None:  # type: ignore[type-arg]
     with pytest.raises(InputError, match="scalars"):

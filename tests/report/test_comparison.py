@@ -18,8 +18,16 @@ from scaleot_core.report.comparison import (
     spread_over,
     summarize,
 )
-from scaleot_core.report.comparison_phrases import limits, notes, table_cells
-from tests.support.example_comparison import ALPHA, CONFIG, VERSIONS, choice_figures, example_point, text_figures
+from scaleot_core.report.comparison_phrases import limits, notes, table_cells, task_line
+from tests.support.example_comparison import (
+    ALPHA,
+    CONFIG,
+    VERSIONS,
+    answer_figures,
+    choice_figures,
+    example_point,
+    text_figures,
+)
 
 
 def summary(*points: dict) -> Comparison:  # type: ignore[type-arg]
@@ -104,6 +112,35 @@ def test_a_task_without_accuracy_is_judged_by_perplexity_of_which_less_is_better
     assert chosen.delta == Spread(-3.0, None, 1)
     assert chosen.share_of_full_fine_tuning is not None
     assert chosen.share_of_full_fine_tuning.mean == pytest.approx(12 / 13)
+
+
+def test_generated_answers_are_judged_by_f1_of_which_more_is_better() -> None:
+    worse, best = [
+        example_point(builder, figures=(0.17, 0.04, 0.11, plug_in, 0.3), figures_of=answer_figures)
+        for builder, plug_in in (("uniform", 0.2), ("scaleot", 0.27))
+    ]
+    compared = summary(worse, best)
+    chosen = best_row(compared.rows)
+    assert chosen is compared.rows[1] and chosen.measure == "f1"
+    assert chosen.quality == 0.27 and front_rows(compared.rows) == (chosen,)
+    delta, share = chosen.delta, chosen.share_of_full_fine_tuning
+    assert delta is not None and delta.mean == pytest.approx(0.27 - 0.11)
+    assert share is not None and share.mean == pytest.approx(0.27 / 0.3)
+    assert (table_cells(compared.rows)[1]["plug-in"], task_line(compared.rows)[:5]) == ("27.0", "F1, %")
+    text = " ".join(limits(compared))
+    assert "300 held-out examples alone leave an F1 of 27.0 % uncertain by at most 2.6 points (one standard" in text
+    assert "not above" not in text
+
+
+def test_a_mean_over_tasks_is_of_f1_where_all_have_one_and_else_of_accuracy() -> None:
+    first, second = [
+        example_point(task=task, figures=(0.2, 0.1, 0.1, plug_in), figures_of=answer_figures)
+        for task, plug_in in (("webqs", 0.2), ("trivia", 0.4))
+    ]
+    [answers] = summary(first, second).means
+    assert answers.measure == "f1" and answers.quality == pytest.approx(0.3)
+    [mixed] = summary(first, example_point(figures=(0.5, 0.4, 0.6, 0.7))).means
+    assert mixed.measure == "accuracy" and mixed.quality == pytest.approx(0.35)
 
 
 def test_a_failed_seed_counts_in_no_figure_of_the_tuned_models_and_its_row_is_never_the_best() -> None:

@@ -15,6 +15,7 @@ from scaleot_core.report.comparison_plots import (
     front_plot,
     importance_plot,
 )
+from scaleot_core.report.svg import MODEL_COLOURS
 from tests.report.test_page import outline
 from tests.support.example_comparison import (
     ALPHA,
@@ -22,10 +23,14 @@ from tests.support.example_comparison import (
     CONFIG,
     TARGET,
     VERSIONS,
+    answer_figures,
+    choice_figures,
     example_point,
     grid_points,
     text_figures,
 )
+
+CRITERION, KIND = "emulator.rank_criterion", "adapter.kind"
 
 
 def summary(points: list[dict]) -> Comparison:  # type: ignore[type-arg]
@@ -65,8 +70,66 @@ def test_a_sweep_of_one_builder_has_a_panel_for_each_rank_target_and_a_line_for_
     assert plot.svg.count('id="axes_') == 3
 
 
+def test_a_sweep_has_a_row_of_panels_for_every_setting_of_what_else_varies() -> None:
+    targets = {TARGET: ["attention", "ffn", "both"]}
+    points = grid_points("t", ("scaleot",), {CRITERION: ["weight", "activation"], **targets, BETA: [0.25, 0.5, 0.75]})
+    plot = beta_plot(summary(points).rows)
+    assert plot is not None and plot.svg.count('id="axes_') == 6
+    assert f">{CRITERION} weight<" in plot.svg and f">{CRITERION} activation<" in plot.svg
+    assert plot.svg.count(">rank of both<") == 2 and "fixed" not in plot.caption
+    only_weight = beta_plot(summary([one for one in points if one["labels"][CRITERION] == "weight"]).rows)
+    assert only_weight is not None
+    three, six = (one.svg.count(f"stroke: {MODEL_COLOURS['plug_in']}") for one in (only_weight, plot))
+    assert 5 * three < 3 * six <= 6 * three, "as much again, but for the legend"
+    assert f"the rest fixed at {CRITERION} weight" in only_weight.caption
+
+
+def test_a_sweep_of_variants_with_a_builder_each_draws_the_models_as_lines() -> None:
+    points = [
+        point
+        for builder in ("scaleot", "uniform")
+        for point in grid_points("t", (builder,), {"variant": [builder], ALPHA: [0.0, 0.5]})
+    ]
+    plot = alpha_plot(summary(points).rows)
+    assert plot is not None and plot.svg.count('id="axes_') == 2
+    assert ">builder uniform, variant uniform<" in plot.svg and ">emulator tuned<" in plot.svg
+
+
+def test_a_sweep_says_which_settings_it_leaves_out() -> None:
+    points = grid_points("t", ("scaleot",), {ALPHA: [0.0, 0.5], BETA: [number / 10 for number in range(10)]})
+    plot = alpha_plot(summary(points).rows)
+    assert plot is not None and plot.svg.count('id="axes_') == 6
+    assert plot.caption.endswith("in the table: 4 more settings (beta 0.6; beta 0.7; beta 0.8 and others).")
+    assert ">beta 0.5<" in plot.svg and ">beta 0.6<" not in plot.svg
+
+
+def test_each_setting_of_a_sweep_has_its_own_reference() -> None:
+    points = [
+        point
+        for kind, figures_of in (("lora", choice_figures), ("layers", lambda accuracy: choice_figures(accuracy / 2)))
+        for point in grid_points("t", ("scaleot",), {KIND: [kind], ALPHA: [0.0, 0.5]}, figures_of)
+    ]
+    plot = alpha_plot(summary(points).rows)
+    assert plot is not None
+    heights = [float(y) for y in re.findall(r'd="M [\d.]+ ([\d.]+) \nL [\d.]+ \1 \n"[^>]*stroke-dasharray', plot.svg)]
+    zero_shot, full, half_zero_shot, half_full = heights[:4]
+    assert zero_shot - full == pytest.approx(2 * (half_zero_shot - half_full), rel=1e-3)
+
+
+def test_the_cost_is_of_the_machine_that_each_part_was_computed_on() -> None:
+    plot = cost_plot(summary(grid_points("t", ("scaleot", "uniform"), {})))
+    assert plot is not None and "this machine" not in plot.caption
+    assert "importance on the machine that learnt it, the rest in this run" in plot.caption
+
+
+def test_generated_answers_are_drawn_by_their_f1() -> None:
+    rows = summary(grid_points("t", ("scaleot",), {ALPHA: [0.0, 0.5]}, answer_figures)).rows
+    plots = alpha_plot(rows), front_plot(rows)
+    assert all(plot is not None and "F1, %" in plot.svg and "accuracy" not in plot.svg for plot in plots)
+
+
 def test_a_sweep_of_builders_has_a_panel_for_each_model_and_says_what_it_holds_fixed() -> None:
-    rows = summary(grid_points("t", ("scaleot", "uniform"), {ALPHA: [0.0, 0.5], BETA: [0.3, 0.6]}, text_figures)).rows
+    rows = summary(grid_points("t", ("scaleot", "uniform"), {ALPHA: [0.0, 0.5], BETA: [0.3]}, text_figures)).rows
     plot = alpha_plot(rows)
     assert plot is not None and plot.svg.count('id="axes_') == 3
     assert "the rest fixed at beta 0.3" in plot.caption

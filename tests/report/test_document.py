@@ -1,11 +1,14 @@
 import json
 import math
+import statistics
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scaleot_core.evaluation import Metrics
-from scaleot_core.report.document import accuracy_error
+from scaleot_core.report.document import accuracy_error, binomial_error
 from tests.support.example_report import choice_metrics, example_report
 
 
@@ -68,3 +71,9 @@ def test_a_number_that_is_not_finite_is_null_and_the_text_stays_json() -> None:
 def test_the_standard_error_of_an_accuracy_is_that_of_the_binomial() -> None:
     assert accuracy_error(choice_metrics(0.1, 0.5)) == pytest.approx(0.5 / math.sqrt(300))
     assert accuracy_error(Metrics(loss=0.1, examples=3)) is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_no_mean_of_figures_from_0_to_1_has_a_larger_error_than_the_binomial(figures: list[float]) -> None:
+    error = statistics.pstdev(figures) / math.sqrt(len(figures))
+    assert error <= binomial_error(statistics.fmean(figures), len(figures)) + 1e-9

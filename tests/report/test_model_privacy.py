@@ -10,9 +10,16 @@ from scaleot_core.model_privacy.recovery import Recovery
 from scaleot_core.report import Report, ReportedAttacks, ReportedModelPrivacy
 from scaleot_core.report.model_privacy import Gap, gap_between
 from scaleot_core.report.page import page
+from scaleot_core.report.plots import healing_plot
 from tests.report.test_page import outline
 from tests.report.test_table import printed
-from tests.support.example_report import attacked_model_privacy, example_report, quiet_model_privacy
+from tests.support.example_report import (
+    answer_metrics,
+    answered_report,
+    attacked_model_privacy,
+    example_report,
+    quiet_model_privacy,
+)
 
 
 def attacked() -> Report:
@@ -29,13 +36,19 @@ def test_a_gap_is_above_zero_where_the_plug_in_is_better() -> None:
     assert (gap.accuracy, gap.loss) == (pytest.approx(0.1), pytest.approx(0.2))
     text = Metrics(loss=0.5, examples=4, perplexity=1.6)
     assert gap_between(replace(text, loss=0.75), text) == Gap(None, -0.25)
+    answers = gap_between(answer_metrics(0.3, 0.4), answer_metrics(0.3, 0.1))
+    assert (answers.accuracy, answers.f1) == (0.0, pytest.approx(0.3))
 
 
 def test_what_was_not_measured_is_null_in_the_document() -> None:
     section = example_report().to_json()["model_privacy"]
     assert section["strong_emulator"] is None and section["healing"] is None
     assert section["verbatim_share"] == 0.688
-    assert section["gap"] == {"accuracy": pytest.approx(0.857 - 0.783), "loss": pytest.approx(0.455 - 0.331)}
+    assert section["gap"] == {
+        "accuracy": pytest.approx(0.857 - 0.783),
+        "loss": pytest.approx(0.455 - 0.331),
+        "f1": None,
+    }
     assert section["floors"]["majority"] == {"label": 1, "accuracy": 0.513, "examples": 300}
     assert section["floors"]["random_initialisation"]["loss"] == 10.812
     assert section["disclosure"]["new_layers"] == [] and not section["disclosure"]["is_recorded"]
@@ -53,7 +66,7 @@ def test_what_was_measured_is_in_the_document() -> None:
     assert section["strong_emulator"]["gap"]["accuracy"] == pytest.approx(0.857 - 0.817)
     assert [point["steps"] for point in section["healing"]] == [0, 50]
     assert section["healing"][1]["public_tokens"] == 25_600
-    assert section["healing"][1]["recovered"] == {"accuracy": 0.5, "loss": 0.995}
+    assert section["healing"][1]["recovered"] == {"accuracy": 0.5, "loss": 0.995, "f1": None}
     assert section["healing"][1]["tuned"]["metrics"]["accuracy"] == 0.817
     assert section["disclosure"]["new_layers"] == [18] and section["disclosure"]["emulators"] == 2
 
@@ -88,6 +101,26 @@ def test_attacks_and_the_warning_are_told(show) -> None:  # type: ignore[no-unty
     assert "layers: 24 exact, 6 as a stand-in only" in text
     assert "this emulator reveals more of layer 18 than the emulators before it" in text
     assert "not measured" not in text
+
+
+@pytest.mark.parametrize("show", [printed, page], ids=["table", "page"])
+def test_generated_answers_are_told_by_their_f1_and_not_by_exact_match(show) -> None:  # type: ignore[no-untyped-def]
+    text = one_line(show(answered_report()))
+    assert "the plug-in is 16.0 points of F1 ahead and 0.500 in loss ahead of the tuned emulator" in text
+    assert "random weights F1 1.0 %, loss 10.812" in text
+    assert "3 steps: F1 13.0 %, loss 3.100; the plug-in is 14.0 points of F1 ahead and 0.200 in loss ahead" in text
+    assert "from the floor to the full model zero-shot: 25.0 % of the F1 and 90.0 % of the loss" in text
+
+
+def test_generated_answers_have_their_f1_in_the_document_and_in_the_healing_curve() -> None:
+    section = answered_report().to_json()["model_privacy"]
+    assert section["gap"]["f1"] == pytest.approx(0.27 - 0.11)
+    assert section["strong_emulator"]["gap"]["f1"] == pytest.approx(0.27 - 0.13)
+    assert section["healing"][0]["recovered"] == {"accuracy": None, "loss": 0.9, "f1": 0.25}
+    plot = healing_plot(answered_report().model_privacy.attacks.healing or ())
+    assert ">F1<" in plot and ">accuracy<" not in plot
+    other = healing_plot(attacked_model_privacy().attacks.healing or ())
+    assert ">accuracy<" in other and ">F1<" not in other
 
 
 def test_the_page_draws_the_healing_curve_where_it_was_measured() -> None:

@@ -9,7 +9,8 @@ from scaleot_core.errors import OutputError
 from scaleot_core.evaluation import Metrics
 from scaleot_core.report import ReportedFederation, ReportedPrivacy, ReportedRound, write_report
 from scaleot_core.report.page import page
-from tests.support.example_report import example_report
+from scaleot_core.report.plots import results_plot
+from tests.support.example_report import answered_report, example_report
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -122,6 +123,12 @@ def test_a_run_without_scores_without_accuracy_and_without_an_accepted_update_ha
     )
     assert "This builder needs no importance scores" in text and "1 held-out example;" in text
     outline(text)
+
+
+def test_generated_answers_are_drawn_by_their_f1() -> None:
+    drawn = results_plot(answered_report().results.measured())
+    assert "F1, % (± at most one standard error)" in drawn and "accuracy" not in drawn
+    assert "accuracy, % (± one standard error)" in results_plot(example_report().results.measured())
 
 
 def test_both_files_are_written_and_the_same_report_gives_the_same_page(tmp_path: Path, whole_page: str) -> None:

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from scaleot_core.evaluation import Metrics
 from scaleot_core.report import Report, print_table
-from tests.support.example_report import example_report
+from tests.support.example_report import answered_report, example_report
 
 
 def printed(report: Report, width: int = 80) -> str:
@@ -46,6 +46,12 @@ def test_a_finding_says_whether_it_is_beyond_two_standard_errors() -> None:
     text = " ".join(printed(example_report()).split())
     assert "plug-in against zero-shot: +29.0 points (beyond two standard errors, 7.0)" in text
     assert "plug-in against full fine-tuning: -3.0 points (within two standard errors, 5.5)" in text
+
+
+def test_a_finding_of_generated_answers_is_of_their_f1() -> None:
+    text = " ".join(printed(answered_report()).split())
+    assert "plug-in against zero-shot: +10.0 points of F1 (beyond two standard errors, at most 6.7), loss 2.9" in text
+    assert "plug-in against full fine-tuning: -2.0 points of F1 (within two standard errors, at most 7.3)" in text
 
 
 def test_a_task_without_accuracy_shows_perplexity_and_a_reference_not_run_has_no_row() -> None:

@@ -23,6 +23,10 @@ def text_figures(perplexity: float) -> dict[str, Any]:
     return {"loss": math.log(perplexity), "examples": 50, "perplexity": perplexity}
 
 
+def answer_figures(f1: float) -> dict[str, Any]:
+    return {"loss": 1 - f1, "examples": 300, "accuracy": 0.0, "f1": f1}
+
+
 def example_point(
     builder: str = "scaleot",
     *,

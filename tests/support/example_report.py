@@ -1,5 +1,7 @@
 """A report as a run of four clients would fill it, with figures made up."""
 
+from dataclasses import replace
+
 from scaleot_core.compression.plan import LayerRole
 from scaleot_core.evaluation import Metrics
 from scaleot_core.model_privacy.disclosure import DisclosedLayer, DisclosureLevel, NewDisclosure
@@ -32,6 +34,11 @@ def choice_metrics(loss: float, accuracy: float) -> Metrics:
     return Metrics(loss=loss, examples=300, accuracy=accuracy, accuracy_norm=accuracy - 0.01)
 
 
+def answer_metrics(loss: float, f1: float) -> Metrics:
+    """Returns figures of generated answers, none of which is exactly one that counts as right."""
+    return Metrics(loss=loss, examples=300, accuracy=0.0, f1=f1)
+
+
 LAYERS = tuple(
     DisclosedLayer(i, DisclosureLevel.STAND_IN)
     if role is LayerRole.REPLACED
@@ -60,6 +67,24 @@ def quiet_model_privacy() -> ReportedModelPrivacy:
     floors = Floors(MajorityFloor(1, 0.513, 300), choice_metrics(10.812, 0.487))
     disclosure = ReportedDisclosure(False, 1, 0.688, LAYERS, ())
     return ReportedModelPrivacy(ReportedAttacks(floors, None, None), disclosure, 9.1)
+
+
+def answered_report() -> Report:
+    """Returns a whole report of a task of generated answers, its attacks measured."""
+    tuned = StrongEmulator(answer_metrics(3.1, 0.13), (3.5, 3.3, 3.2))
+    healing = (HealingPoint(50, 25_600, 2.9, answer_metrics(4.0, 0.05), Recovery(None, 0.9, 0.25), tuned),)
+    floors = Floors(None, answer_metrics(10.812, 0.01))
+    return replace(
+        example_report(),
+        results=Results(
+            zero_shot=answer_metrics(3.6, 0.17),
+            emulator_zero_shot=answer_metrics(4.1, 0.04),
+            emulator_tuned=answer_metrics(3.4, 0.11),
+            plug_in=answer_metrics(2.9, 0.27),
+            full_fine_tuning=answer_metrics(2.8, 0.29),
+        ),
+        model_privacy=replace(quiet_model_privacy(), attacks=ReportedAttacks(floors, tuned, healing)),
+    )
 
 
 def example_report() -> Report:

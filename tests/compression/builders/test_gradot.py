@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ from tests.compression.builders.requests import emulator_request, text_alone
 from tests.support.tiny_models import FAMILY_CONFIGS, tiny_language_model
 
 BLOCKS = torch.randint(3, 300, (4, 9), generator=torch.Generator().manual_seed(1))
+ONE_PREDICTION_EACH = torch.tensor([[7, 30], [7, 31], [7, 200], [7, 31]])
+"""Four blocks alike but for the token to predict."""
 PLACE = ProjectionBlock(0, "some_projection")
 ADAPTER = frozenset({0, 5})
 
@@ -56,14 +59,26 @@ def tiny_layer(tokens: int) -> tuple[nn.Linear, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
     linear = nn.Linear(3, 4)
     linear.weight.data = torch.randn(4, 3, generator=generator)
+    linear.bias.data = torch.randn(4, generator=generator)
     x = torch.randn(tokens, 3, generator=generator)
     return linear, x, torch.randint(0, 4, (tokens,), generator=generator)
+
+
+def tiny_parts(count: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(4, count, generator=generator), torch.randn(3, count, generator=generator)
 
 
 def literal_score(hessian: Tensor, gradient: Tensor, change: Tensor, loss_increase_weight: float) -> float:
     """GradOT's score of a change of the weights, with the whole matrix of second derivatives."""
     shift = (hessian @ change.flatten()).abs().sum()
     return float(shift - loss_increase_weight * (gradient * change).sum())
+
+
+def mean_fisher(gradients: Tensor) -> Tensor:
+    """From the gradients (tokens, out, in) of every token's own loss."""
+    rows = gradients.flatten(1)
+    return sum((torch.outer(row, row) for row in rows), torch.zeros(rows.shape[1], rows.shape[1])) / len(rows)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 50.0])
@@ -83,18 +98,99 @@ def test_for_one_token_the_curvature_is_the_exact_fisher_matrix_of_autograd() ->
     curvature, _ = around(linear, x, targets)
     gradient = torch.autograd.grad(nn.functional.cross_entropy(linear(x), targets), linear.weight)[0]
     fisher = torch.outer(gradient.flatten(), gradient.flatten())
-    left, right = torch.randn(4, 5), torch.randn(3, 5)
+    left, right = tiny_parts(5)
     got = removal_scores(curvature, left, right, 2.0)
     for k in range(5):
         expected = literal_score(fisher, gradient, -torch.outer(left[:, k], right[:, k]), 2.0)
         assert float(got[k]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
+def test_for_tokens_that_pair_every_input_with_every_slope_it_is_so_too() -> None:
+    """The two are independent then, and the mean of the products is the product of the means."""
+    linear, inputs, _ = tiny_layer(tokens=3)
+    slopes = torch.randn(5, 4, generator=torch.Generator().manual_seed(6))
+    gradients = torch.stack(
+        [
+            torch.autograd.grad(torch.dot(slope, linear(token)), linear.weight)[0]
+            for token, slope in itertools.product(inputs, slopes)
+        ]
+    )
+    curvature = Curvature(inputs.T @ inputs / 3, slopes.T @ slopes / 5, gradients.mean(0))
+    fisher = mean_fisher(gradients)
+    left, right = tiny_parts(5)
+    got = removal_scores(curvature, left, right, 2.0)
+    for k in range(5):
+        expected = literal_score(fisher, gradients.mean(0), -torch.outer(left[:, k], right[:, k]), 2.0)
+        assert float(got[k]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def gradient_of_every_token(full: LanguageModel, linear: nn.Module) -> Tensor:
+    """(tokens, out, in): each of ``ONE_PREDICTION_EACH`` run and differentiated alone."""
+    gradients = []
+    linear.weight.requires_grad_(True)
+    for block in ONE_PREDICTION_EACH:
+        logits = full.model(block[None, :1], use_cache=False).logits[0, 0]
+        loss = nn.functional.cross_entropy(logits, block[1])
+        gradients.append(torch.autograd.grad(loss, linear.weight)[0])
+    linear.weight.requires_grad_(False)
+    return torch.stack([gradient.T if full.layout.family.transposed else gradient for gradient in gradients])
+
+
+def curvatures_of_layer_2(full: LanguageModel, names: tuple[str, ...]) -> dict[ProjectionBlock, Curvature]:
+    return measure_curvature(
+        full, ONE_PREDICTION_EACH, layers=(2,), names=names, batch_size=3, reporter=SilentReporter()
+    )
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+@pytest.mark.parametrize("weight", [0.0, 100.0])
+def test_in_a_model_the_scores_of_components_are_those_of_autograds_fisher_matrix(
+    model_type: str, weight: float
+) -> None:
+    """All tokens reach a map as the same input, so that the factors are exact; each has a gradient of its own."""
+    full = tiny_language_model(model_type)
+    names = (full.layout.attention_linears[-1], full.layout.mlp_linears[-1])
+    curvatures = curvatures_of_layer_2(full, names)
+    for name in names:
+        linear = full.layout.layer(full.model, 2).get_submodule(name)
+        gradients = gradient_of_every_token(full, linear)
+        fisher = mean_fisher(gradients)
+        u, s, vh = torch.linalg.svd(projection_weight(linear), full_matrices=False)
+        got = removal_scores(curvatures[ProjectionBlock(2, name)], u * s, vh.T, weight)
+        for k in range(len(s)):
+            change = -s[k] * torch.outer(u[:, k], vh[k])
+            expected = literal_score(fisher, gradients.mean(0), change, weight)
+            assert float(got[k]) == pytest.approx(expected, rel=1e-3, abs=1e-5), (name, k)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+@pytest.mark.parametrize("weight", [0.0, 100.0])
+def test_in_a_model_the_scores_of_channels_are_those_of_autograds_fisher_matrices(
+    model_type: str, weight: float
+) -> None:
+    full = tiny_language_model(model_type)
+    names = full.layout.mlp_linears
+    curvatures = curvatures_of_layer_2(full, names)
+    maps, expected = [], torch.zeros(64 if model_type == "gpt2" else 24)
+    for name in names:
+        linear = full.layout.layer(full.model, 2).get_submodule(name)
+        exact = projection_weight(linear)
+        gradients = gradient_of_every_token(full, linear)
+        fisher = mean_fisher(gradients)
+        for channel in range(len(expected)):
+            removed = (slice(None), channel) if name == names[-1] else (channel, slice(None))
+            change = torch.zeros_like(exact)
+            change[removed] = -exact[removed]
+            expected[channel] += literal_score(fisher, gradients.mean(0), change, weight)
+        maps.append((exact, curvatures[ProjectionBlock(2, name)]))
+    torch.testing.assert_close(channel_scores(maps[:-1], maps[-1], weight), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_lambda_rewards_what_raises_the_loss() -> None:
     """The second term is the derivative of the loss as the part is taken away, and lowers the score."""
     linear, x, targets = tiny_layer(tokens=6)
     curvature, _ = around(linear, x, targets)
-    left, right = torch.randn(4, 2), torch.randn(3, 2)
+    left, right = tiny_parts(2)
     taken = removal_scores(curvature, left, right, 0.0) - removal_scores(curvature, left, right, 1.0)
     for k in range(2):
         share = torch.zeros((), requires_grad=True)
