@@ -16,6 +16,7 @@ from scaleot_core.errors import Reason, UpdateRejectedError
 from scaleot_core.federation.messages import Payload
 from scaleot_core.federation.validation import BoundUpdate, ExpectedUpdate, validate_update
 from scaleot_core.privacy.private_rounds import promised_event
+from scaleot_core.privacy.promised_norm import check_promised_norm
 from scaleot_core.shapes import TensorDict
 
 TRAIN = "train"
@@ -177,8 +178,10 @@ class Collection:
             if isinstance(said, SignedRefusal):
                 raise _rejected(assignment, Reason.ERROR, "an update", f"a refusal: {said.code}")
             update = validate_update(said, expected)
-            if server.settings.asked_training is not None and update.privacy is not None:
-                promised_event(server.settings.asked_training, update.client, update.privacy, update.num_examples)
+            asked = server.settings.asked_training
+            if asked is not None and update.privacy is not None:
+                event = promised_event(asked, update.client, update.privacy, update.num_examples)
+                check_promised_norm(asked, event, update, self.base)
                 server.check_ledger_went_on(update.client, update.privacy, round_number=self.round.number)
         except UpdateRejectedError as error:
             return replace(word, code=error.reason, detail=_detail(error))

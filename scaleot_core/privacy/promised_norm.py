@@ -1,0 +1,81 @@
+"""The bound that a client's own words put on its update: what clipped examples and the noise that it names can come to.
+
+Nobody but the client sees its examples or its noise, so that a server cannot check either. But a sum of clipped terms
+and noise of a known law has a length that it passes once in ten thousand million times: an update beyond it was not
+clipped as asked, or has more noise than it says. (The tail of lmo-dp's noise is so heavy that its bound says little.)
+"""
+
+import math
+
+import torch
+
+from scaleot_core.errors import Reason, UpdateRejectedError
+from scaleot_core.federation.validation import SCALARS, AdapterUpdate
+from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
+from scaleot_core.privacy.dp_sgd import DPSGD
+from scaleot_core.privacy.events import PrivacyEvent
+from scaleot_core.privacy.private_rounds import AskedTraining
+from scaleot_core.privacy.update_noise import UpdateGaussian
+from scaleot_core.shapes import TensorDict
+
+_DEVIATIONS = 7.0
+"""Of a normal value, beyond which lie 1e-12."""
+_ROUNDING = 1e-3
+"""Relative: float32 on the way, and the lattice."""
+
+
+def check_promised_norm(asked: AskedTraining, event: PrivacyEvent, update: AdapterUpdate, base: TensorDict) -> None:
+    """Checks that an update is no longer than its mechanism's bound and the noise that it names allow.
+
+    ``event`` is what ``promised_event`` read, ``base`` the round's adapter. Under dp-sgd by AdamW, whose steps are
+    about as long whatever the gradient, nothing follows, and the run's own bound of any update is all there is.
+
+    Raises:
+        UpdateRejectedError: it is longer (NORM).
+    """
+    if asked.privacy.sends_scalars:
+        bound = _sum_bound(asked, event, update.num_examples, asked.privacy.num_directions)
+        norm = float(update.state[SCALARS].double().norm(dim=1).max()) / CELLS_PER_UNIT
+        what = "the scalars of a step, over the clipping norm"
+    elif asked.privacy.mechanism == UpdateGaussian.name or asked.optimizer == "sgd":
+        bound = _update_bound(asked, event, update, base)
+        norm = _step_norm(update.state, base)
+        what = "the step from the round's adapter"
+    else:
+        return
+    if not norm <= bound * (1 + _ROUNDING):
+        expected = f"{what}: a norm of at most {bound:.4g}, by its clipping and the noise that it names"
+        raise UpdateRejectedError(Reason.NORM, client=update.client, expected=expected, got=f"{norm:.4g}")
+
+
+def _update_bound(asked: AskedTraining, event: PrivacyEvent, update: AdapterUpdate, base: TensorDict) -> float:
+    size = sum(tensor.numel() for tensor in base.values())
+    rounding = 1e-6 * math.sqrt(sum(float(tensor.double().square().sum()) for tensor in base.values()))
+    if asked.privacy.mechanism == DPSGD.name:
+        step = _sum_bound(asked, event, update.num_examples, size) * asked.privacy.max_grad_norm / asked.batch_size
+        return asked.local_steps * (asked.learning_rate * step + rounding)
+    return asked.privacy.max_grad_norm * (1 + _noise_bound(event, size)) + rounding
+
+
+def _sum_bound(asked: AskedTraining, event: PrivacyEvent, num_examples: int, size: int) -> float:
+    """Bounds the noisy sum of a Poisson sample's terms, of norm 1 each, of ``size`` numbers."""
+    mean = event.sample_rate * num_examples
+    largest_sample = mean + _DEVIATIONS * math.sqrt(mean) + _DEVIATIONS**2  # Bernstein's inequality
+    return min(float(num_examples), largest_sample) + _noise_bound(event, size)
+
+
+def _noise_bound(event: PrivacyEvent, size: int) -> float:
+    """Bounds the Euclidean norm of ``size`` values of an event's noise."""
+    law = event.law()
+    if law.norm == "L2":  # normal, or as good as: the norm lies close to its mean
+        return law.stddev() * (math.sqrt(size) + _DEVIATIONS)
+    farthest = 1.0
+    while float(law.survival(torch.tensor([farthest], dtype=torch.float64).numpy())[0]) > 1e-12 / size:
+        farthest *= 2
+    return math.sqrt(size) * farthest
+
+
+def _step_norm(state: TensorDict, base: TensorDict) -> float:
+    return math.sqrt(
+        sum(float((state[name].double() - tensor.double()).square().sum()) for name, tensor in base.items())
+    )

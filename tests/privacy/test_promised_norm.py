@@ -1,0 +1,81 @@
+import dataclasses
+
+import pytest
+import torch
+
+from scaleot_core.errors import Reason, UpdateRejectedError
+from scaleot_core.federation.messages import MechanismName
+from scaleot_core.federation.validation import AdapterUpdate
+from scaleot_core.privacy.events import PrivacyEvent
+from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, mechanism_for_round, round_event
+from scaleot_core.privacy.promised_norm import check_promised_norm
+from scaleot_core.privacy.secret_random import SecretSource
+from scaleot_core.progress import SilentReporter
+from scaleot_core.shapes import TensorDict
+from tests.support.private_tasks import attached_adapter, private_task, random_examples
+from tests.support.private_updates import privacy_request
+
+NUM_EXAMPLES = 40
+BOUNDED: tuple[MechanismName, ...] = ("dp-sgd", "dpzero", "update-gaussian")
+
+
+def asked(mechanism: MechanismName, *, max_grad_norm: float = 0.1, optimizer: str = "sgd") -> AskedTraining:
+    request = privacy_request(mechanism, max_grad_norm=max_grad_norm, smoothing=0.05)
+    return AskedTraining(request, local_steps=2, batch_size=8, learning_rate=0.5, optimizer=optimizer, seed=3)  # type: ignore[arg-type]
+
+
+def event_of(mechanism: MechanismName, epsilon: float = 8.0) -> PrivacyEvent:
+    return round_event(asked(mechanism), NUM_EXAMPLES, PrivacyBudget(epsilon, 1e-5))
+
+
+def release(done: AskedTraining, event: PrivacyEvent) -> tuple[AdapterUpdate, TensorDict]:
+    """What a client that does ``done`` with the noise of ``event`` sends, and the adapter that it started from."""
+    attached = attached_adapter()
+    base = attached.state()
+    mechanism = mechanism_for_round(done, event, round_number=1, batch_seed=0, recomputes_activations=False)
+    task = private_task(attached, random_examples(NUM_EXAMPLES), mechanism.choose_way(attached, pad_token_id=0))
+    released = mechanism.release(task, secret=SecretSource(), charge=lambda _: None, reporter=SilentReporter())
+    return AdapterUpdate("clinic", NUM_EXAMPLES, None, released.tensors), base
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 8.0])
+@pytest.mark.parametrize("mechanism", [*BOUNDED, "lmo-dp"])
+def test_an_honest_update_is_within_the_bound(mechanism: MechanismName, epsilon: float) -> None:
+    event = event_of(mechanism, epsilon)
+    check_promised_norm(asked(mechanism), event, *release(asked(mechanism), event))
+
+
+@pytest.mark.parametrize("mechanism", BOUNDED)
+def test_an_update_that_was_clipped_a_hundred_times_too_wide_is_refused(mechanism: MechanismName) -> None:
+    event = event_of(mechanism)
+    update = release(asked(mechanism, max_grad_norm=10.0), event)
+    if asked(mechanism).privacy.sends_scalars:  # in cells of its own bound: said in those of the bound that was asked
+        scalars = (100 * update[0].state["scalars"].double()).to(torch.int32)
+        update = dataclasses.replace(update[0], state={"scalars": scalars}), update[1]
+    with pytest.raises(UpdateRejectedError) as rejected:
+        check_promised_norm(asked(mechanism), event, *update)
+    assert rejected.value.reason is Reason.NORM and "by its clipping and the noise" in str(rejected.value)
+
+
+@pytest.mark.parametrize("mechanism", BOUNDED)
+def test_more_noise_than_an_update_names_is_refused(mechanism: MechanismName) -> None:
+    named = event_of(mechanism)
+    loud = dataclasses.replace(named, parameters={**named.parameters, "noise_multiplier": 500.0})
+    with pytest.raises(UpdateRejectedError):
+        check_promised_norm(asked(mechanism), named, *release(asked(mechanism), loud))
+
+
+def test_the_scalars_of_the_noise_that_lies_farthest_are_within_the_bound() -> None:
+    """LMO-DP's noise has tails far heavier than a normal law's: a thousand draws, none refused."""
+    event, base = event_of("lmo-dp"), {"a": torch.zeros(1)}
+    noise = torch.from_numpy(event.law().sample(SecretSource(), 2000)).view(1000, 2)
+    for row in noise:
+        scalars = (row * 2.0**16).round().clamp(-(2.0**31), 2.0**31 - 1).to(torch.int32)
+        check_promised_norm(
+            asked("lmo-dp"), event, AdapterUpdate("x", NUM_EXAMPLES, None, {"scalars": scalars[None]}), base
+        )
+
+
+def test_nothing_follows_for_steps_of_adamw() -> None:
+    wild = AdapterUpdate("clinic", NUM_EXAMPLES, None, {"a": torch.full((3,), 900.0)})
+    check_promised_norm(asked("dp-sgd", optimizer="adamw"), event_of("dp-sgd"), wild, {"a": torch.zeros(3)})
