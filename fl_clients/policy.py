@@ -17,7 +17,6 @@ from scaleot_core.federation.messages import Instructions, MechanismName, Privac
 from scaleot_core.privacy.noise_ranges import (
     LEAST_DELTA,
     LEAST_NOISE_MULTIPLIER,
-    MOST_EPSILON,
     MOST_LMO_DIRECTIONS,
     MOST_PARAMETER,
 )
@@ -46,7 +45,7 @@ class OwnPrivacy(BaseModel):
     """The differential privacy that this data owner insists on, whatever a server asks."""
 
     model_config = _FROZEN
-    epsilon: Annotated[float, Field(gt=0, le=MOST_EPSILON)]
+    epsilon: Annotated[float, Field(gt=0)]
     """The budget of all releases of the data set, to all servers and runs together."""
     delta: Annotated[float, Field(ge=LEAST_DELTA, lt=1)]
     mechanisms: Annotated[list[MechanismName], Field(min_length=1)]

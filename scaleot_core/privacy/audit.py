@@ -15,25 +15,21 @@ vector; here the other canaries' part in it is taken out by least squares, which
 orthogonal and stronger where they are not. Any score will do for the bound: a better one only finds more.
 """
 
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from scaleot_core.errors import InputError
 from scaleot_core.privacy.audit_bound import check_confidence, lower_bound
 from scaleot_core.privacy.canaries import AuditedMechanism, Vectors, canary_vectors, max_grad_norm, released_vector
+from scaleot_core.privacy.public_generators import public_generators
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import Coins, SecretSource
 from scaleot_core.progress import Reporter
 
-PUBLIC_SEED = 0
-"""Of PyTorch's, NumPy's and Python's own generators in every run of an audit, as a run file's seed would set them."""
 GUESSED_SHARE = 0.2
 """Of the canaries; the least certain ones are abstained from. Fixed beforehand, as the bound needs it."""
 
@@ -150,25 +146,10 @@ def repeated_noise(
 
 
 def _releases(mechanism: AuditedMechanism, task: LocalTask, make_secret: Callable[[], SecretSource]) -> list[Vectors]:
-    with _public_generators():
+    with public_generators():
         secret = make_secret()
         steps = range(mechanism.event().count)
         return [released_vector(mechanism, mechanism.step(task, index, secret)) for index in steps]
-
-
-@contextmanager
-def _public_generators() -> Iterator[None]:
-    """Puts the generators of PyTorch, NumPy and Python in one known state, and back into theirs afterwards."""
-    of_numpy, of_python = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(PUBLIC_SEED)
-            np.random.seed(PUBLIC_SEED)
-            random.seed(PUBLIC_SEED)
-            yield
-    finally:
-        np.random.set_state(of_numpy)
-        random.setstate(of_python)
 
 
 def _scores(

@@ -132,7 +132,6 @@ def test_a_file_whose_mechanisms_hide_different_units_is_refused(tmp_path: Path)
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("epsilon = 1e9", "privacy.epsilon"),
         ("delta = 1e-20", "privacy.delta"),
         ("noise_multiplier = 1e200", "privacy.noise_multiplier"),
     ],

@@ -149,7 +149,7 @@ def test_rounds_that_fit_are_as_many_as_can_be_reserved(tmp_path: Path) -> None:
 
 def test_rounds_that_cost_nothing_fit_as_often_as_the_search_goes(tmp_path: Path) -> None:
     with new_ledger(tmp_path).open() as ledger:
-        assert ledger.budget.rounds_that_fit([gaussian(1e9)]) == 1_000_000
+        assert ledger.budget.rounds_that_fit([gaussian(1e7)]) == 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_two_new_ledgers_have_no_line_in_common(tmp_path: Path) -> None:
 
 
 def test_events_come_back_from_the_disk_bit_for_bit(tmp_path: Path) -> None:
-    events = tuple(gaussian(value, 3) for value in (0.1 + 0.2, 100 / 3, 1e22, 2.0, 0.7))
+    events = tuple(gaussian(value, 3) for value in (0.1 + 0.2, 100 / 3, 1e7, 2.0, 0.7))
     place = new_ledger(tmp_path)
     with open_ledger(place.directory, TERMS, epsilon_of=lambda events, delta: 0.0, now=NOW) as ledger:
         ledger.reserve(RUN, 1, events, "adapter update", now=NOW)
