@@ -35,17 +35,16 @@ from scaleot_core.federation.messages import (
 )
 from scaleot_core.federation.signing import sign
 from scaleot_core.federation.validation import AdapterSchema, decode_tensors, encode_tensors
-from scaleot_core.models.positions import readable_tokens
 from scaleot_core.privacy.private_examples import private_examples
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import derive_seed
 from scaleot_core.training.data import (
     STAND_IN,
     EncodedExample,
-    encode_for_training,
     read_records,
 )
 from scaleot_core.training.local import LocalTraining, has_diverged, train_adapter
+from scaleot_core.training.readable import readable_examples
 
 
 class EmulatorShelf:
@@ -172,8 +171,7 @@ def _tune(
     asked = permitted.instructions
     records = read_records(own.data)
     if own.privacy is None:
-        max_tokens = readable_tokens(emulator.model, asked.max_tokens)
-        examples = encode_for_training(records, emulator.tokenizer, max_tokens=max_tokens)
+        examples = readable_examples(emulator, records, max_tokens=asked.max_tokens)
     else:
         examples = private_examples(records, emulator, max_tokens=asked.max_tokens)
         if stand_ins := examples.count(STAND_IN):

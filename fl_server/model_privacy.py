@@ -18,13 +18,12 @@ from scaleot_core.model_privacy.parameter_counts import count_parameters
 from scaleot_core.model_privacy.recovery import Yardstick
 from scaleot_core.model_privacy.strong_emulator import PrivateTuning, StrongEmulator, tune_whole_emulator
 from scaleot_core.models.loading import LanguageModel
-from scaleot_core.models.positions import readable_tokens
 from scaleot_core.progress import Reporter
 from scaleot_core.report import ReportedAttacks, ReportedDisclosure, ReportedModelPrivacy
 from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
-from scaleot_core.training.data import encode_for_training
 from scaleot_core.training.local import LocalTraining
+from scaleot_core.training.readable import readable_examples
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,7 @@ def _private_tuning(run: RunFile, target: Target, data: Data) -> PrivateTuning |
     section, federation = run.model_privacy, run.federation
     if not section.strong_emulator_steps:
         return None
-    max_tokens = readable_tokens(target.emulator.model, federation.max_tokens)
-    examples = encode_for_training(data.pooled, target.emulator.tokenizer, max_tokens=max_tokens)
+    examples = readable_examples(target.emulator, data.pooled, max_tokens=federation.max_tokens)
     training = LocalTraining(
         section.strong_emulator_steps,
         federation.batch_size,

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from scaleot_core.adapters.adapter import attach_adapter
 from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.models.loading import LanguageModel
-from scaleot_core.models.positions import readable_tokens
 from scaleot_core.progress import Reporter
 from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
-from scaleot_core.training.data import Record, encode_for_training
+from scaleot_core.training.data import Record
 from scaleot_core.training.local import LocalTraining, train_adapter
+from scaleot_core.training.readable import readable_examples
 
 
 def adapter_spec(run: RunFile, layers: Sequence[int]) -> AdapterSpec:
@@ -34,9 +34,7 @@ def full_fine_tuned(
     It takes as many steps as one client over all rounds, in batches and at a learning rate of its own.
     """
     evaluation, federation = run.evaluation, run.federation
-    examples = encode_for_training(
-        pooled, full.tokenizer, max_tokens=readable_tokens(full.model, federation.max_tokens)
-    )
+    examples = readable_examples(full, pooled, max_tokens=federation.max_tokens)
     reporter.note("full fine-tuning, the reference")
     attached = attach_adapter(full.model, full.layout, adapter_spec(run, range(full.layout.num_layers)))
     try:

@@ -147,8 +147,8 @@ class Server:
 def _signed_heads(answers: Iterable[Answer]) -> list[str]:
     """Returns the heads in an organisation's signed updates, without those that were refused for their ledger."""
     envelopes = [one.envelope for one in answers if one.envelope and one.code is not Reason.LEDGER]
-    updates = [update for update in map(_update_in, envelopes) if update is not None and update.privacy is not None]
-    return [update.privacy.ledger_head for update in updates if update.privacy is not None]
+    releases = [update.privacy for update in map(_update_in, envelopes) if update is not None]
+    return [release.ledger_head for release in releases if release is not None]
 
 
 def _update_in(envelope: bytes) -> UpdateStatement | None:

@@ -172,19 +172,21 @@ def _make_compared_paths_absolute(compare: Document, base: Path) -> None:
         name = f"{section}.{key}"
         for variant in variants.values() if isinstance(variants, dict) else ():
             _make_path_absolute(variant, name, base)
-        values = varied.get(name) if isinstance(varied, dict) else None
-        if isinstance(varied, dict) and isinstance(values, list):
-            tables: list[Document] = [{key: value} for value in values]
-            for table in tables:
-                _make_path_absolute(table, key, base)
-            varied[name] = [table[key] for table in tables]
+        if isinstance(varied, dict) and isinstance(values := varied.get(name), list):
+            varied[name] = [_absolute(value, base) for value in values]
 
 
 def _make_path_absolute(table: object, key: str, base: Path) -> None:
-    value = table.get(key) if isinstance(table, dict) else None
-    if isinstance(table, dict) and isinstance(value, str) and value and not is_asset(value):
-        path = Path.home() / value[2:] if value.startswith("~/") else Path(value)
-        table[key] = str(base.absolute() / path)
+    if isinstance(table, dict) and key in table:
+        table[key] = _absolute(table[key], base)
+
+
+def _absolute(value: object, base: Path) -> object:
+    """Returns a path from the root on; what is no path, an asset's name or empty, as it is."""
+    if not isinstance(value, str) or not value or is_asset(value):
+        return value
+    path = Path.home() / value[2:] if value.startswith("~/") else Path(value)
+    return str(base.absolute() / path)
 
 
 def _validate(document: Document) -> tuple[RunFile | None, dict[Key, str]]:

@@ -15,7 +15,6 @@ from scaleot_core.errors import RoundFailedError
 from scaleot_core.federation.averaging import Aggregator, aggregator_for
 from scaleot_core.federation.cohort import select_cohort
 from scaleot_core.federation.rules import Aggregation, AggregationRule
-from scaleot_core.models.positions import readable_tokens
 from scaleot_core.privacy.client_level import NoisedMean
 from scaleot_core.privacy.per_example import ExampleWay
 from scaleot_core.privacy.private_examples import private_examples
@@ -26,8 +25,9 @@ from scaleot_core.progress import Reporter, SilentReporter, Stage
 from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
 from scaleot_core.shapes import TensorDict
-from scaleot_core.training.data import EncodedExample, Record, encode_for_training
+from scaleot_core.training.data import EncodedExample, Record
 from scaleot_core.training.local import LocalTraining, has_diverged, train_adapter
+from scaleot_core.training.readable import readable_examples
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ def tune_in_rounds(
 
     def encoded(records: Sequence[Record]) -> Sequence[EncodedExample]:
         if asked is None:
-            max_tokens = readable_tokens(emulator.model, federation.max_tokens)
-            return encode_for_training(records, emulator.tokenizer, max_tokens=max_tokens)
+            return readable_examples(emulator, records, max_tokens=federation.max_tokens)
         return private_examples(records, emulator, max_tokens=federation.max_tokens)
 
     clients = {organisation(number): encoded(records) for number, records in enumerate(partitions)}

@@ -254,12 +254,17 @@ def _check_norm(state: TensorDict, expected: ExpectedUpdate) -> None:
     if expected.scalars:
         norm = expected.scalars.unit_norm * float(state[SCALARS].double().norm())
     else:
-        steps = (float((state[name].double() - base).square().sum()) for name, base in expected.base.items())
-        norm = max(math.sqrt(sum(steps)), product_step_norm(state, expected.base))
+        norm = max(step_norm(state, expected.base), product_step_norm(state, expected.base))
     if not norm <= expected.max_update_norm:
         raise UpdateRejectedError(
             Reason.NORM, client=expected.client, expected=f"norm <= {expected.max_update_norm:g}", got=f"{norm:g}"
         )
+
+
+def step_norm(state: TensorDict, base: TensorDict) -> float:
+    """Returns the Euclidean norm of the step from ``base`` to ``state``, over all tensors, in float64."""
+    squares = (float((state[name].double() - tensor).square().sum()) for name, tensor in base.items())
+    return math.sqrt(sum(squares))
 
 
 def _check_size(blob: bytes, schema: AdapterSchema) -> None:

@@ -7,10 +7,10 @@ clipped as asked, or has more noise than it says. (The tail of lmo-dp's noise is
 
 import math
 
-import torch
+import numpy as np
 
 from scaleot_core.errors import Reason, UpdateRejectedError
-from scaleot_core.federation.validation import SCALARS, AdapterUpdate
+from scaleot_core.federation.validation import SCALARS, AdapterUpdate, step_norm
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
 from scaleot_core.privacy.dp_sgd import DPSGD
 from scaleot_core.privacy.events import PrivacyEvent
@@ -39,7 +39,7 @@ def check_promised_norm(asked: AskedTraining, event: PrivacyEvent, update: Adapt
         what = "the scalars of a step, over the clipping norm"
     elif asked.privacy.mechanism == UpdateGaussian.name or asked.optimizer == "sgd":
         bound = _update_bound(asked, event, update, base)
-        norm = _step_norm(update.state, base)
+        norm = step_norm(update.state, base)
         what = "the step from the round's adapter"
     else:
         return
@@ -70,12 +70,6 @@ def _noise_bound(event: PrivacyEvent, size: int) -> float:
     if law.norm == "L2":  # normal, or as good as: the norm lies close to its mean
         return law.stddev() * (math.sqrt(size) + _DEVIATIONS)
     farthest = 1.0
-    while float(law.survival(torch.tensor([farthest], dtype=torch.float64).numpy())[0]) > 1e-12 / size:
+    while float(law.survival(np.array([farthest]))[0]) > 1e-12 / size:
         farthest *= 2
     return math.sqrt(size) * farthest
-
-
-def _step_norm(state: TensorDict, base: TensorDict) -> float:
-    return math.sqrt(
-        sum(float((state[name].double() - tensor.double()).square().sum()) for name, tensor in base.items())
-    )
