@@ -70,12 +70,21 @@ class NoiseChoice:
 
     event: PrivacyEvent
     """All the releases, with the chosen noise."""
-    stddev: float
-    """Of one coordinate, for terms bounded by 1."""
-    ratios: Mapping[str, float]
-    """Every suitable noise's standard deviation over the Gaussian's."""
+    suitable: Mapping[str, PrivacyEvent]
+    """The same releases with the least of every noise that suits them, by its name."""
     refused: Mapping[str, str]
     """Every other noise, and why it does not suit."""
+
+    @property
+    def stddev(self) -> float:
+        """The chosen noise's standard deviation, of one coordinate, for terms bounded by 1."""
+        return self.event.law().stddev()
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Every suitable noise's standard deviation over the Gaussian's."""
+        gaussian = self.suitable["gaussian"].law().stddev()
+        return {noise: event.law().stddev() / gaussian for noise, event in self.suitable.items()}
 
     def sentence(self) -> str:
         """Returns the choice and the comparison in words, for people."""
@@ -148,10 +157,10 @@ def noise_multiplier_for(
     return calibrate(noise, budget).law().stddev()
 
 
-def best_noise(budget: NoiseBudget) -> NoiseChoice:
+def best_noise(budget: NoiseBudget, *, lmo_shape: Mapping[str, float] = LMO_SHAPE) -> NoiseChoice:
     """Returns the noise of least standard deviation that keeps a budget, among all that suit the release.
 
-    The discrete Gaussian wins a tie with the Gaussian: it is the exact one.
+    The discrete Gaussian wins a tie with the Gaussian: it is the exact one. ``lmo_shape`` is as for ``calibrate``.
 
     Raises:
         InputError: no noise keeps the budget.
@@ -160,7 +169,7 @@ def best_noise(budget: NoiseBudget) -> NoiseChoice:
     events: dict[str, PrivacyEvent] = {}
     for noise in NOISES:
         try:
-            events[noise] = calibrate(noise, budget)
+            events[noise] = calibrate(noise, budget, lmo_shape=lmo_shape)
         except InputError as error:
             refused[noise] = str(error)
     if "gaussian" not in events:
@@ -170,8 +179,7 @@ def best_noise(budget: NoiseBudget) -> NoiseChoice:
     best = min(stddevs, key=stddevs.__getitem__)
     if stddevs["discrete-gaussian"] <= least * (1 + 2 * PRECISION):
         best = "discrete-gaussian"
-    ratios = {noise: stddev / stddevs["gaussian"] for noise, stddev in stddevs.items()}
-    return NoiseChoice(events[best], stddevs[best], ratios, refused)
+    return NoiseChoice(events[best], events, refused)
 
 
 def largest_count(

@@ -6,14 +6,14 @@ least standard deviation wins. It can only come near plain Laplace noise, the mi
 shows by how little.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Final
 
 from scaleot_core.errors import InputError
 from scaleot_core.privacy.calibration import NoiseBudget, calibrate
-from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.lmo import Lmo
+from scaleot_core.progress import Reporter, SilentReporter
 
 FINALISTS: Final = 4
 _WEIGHTS: Final = tuple(tenth / 10 for tenth in range(1, 10))
@@ -38,8 +38,10 @@ def paper_shapes() -> Iterator[dict[str, float]]:
         }
 
 
-def search_lmo(budget: NoiseBudget, shapes: Iterable[Mapping[str, float]]) -> PrivacyEvent:
-    """Returns all the releases of a budget with the least noise that a mixture of ``shapes`` keeps it with.
+def search_lmo(
+    budget: NoiseBudget, shapes: Sequence[Mapping[str, float]], *, reporter: Reporter | None = None
+) -> dict[str, float]:
+    """Returns the mixture of ``shapes`` that keeps a budget with the least noise; ``calibrate`` scales it.
 
     A shape is the parameters of ``Lmo`` but scale and dimension. All are ranked by the product of Fisher information
     and variance, which no scale changes and which decides where releases are many; it is 2 for Laplace, and more the
@@ -48,11 +50,16 @@ def search_lmo(budget: NoiseBudget, shapes: Iterable[Mapping[str, float]]) -> Pr
     Raises:
         InputError: there is no shape, a shape's parameters are out of range, or none keeps the budget.
     """
-    ranked = sorted(shapes, key=mixing)[:FINALISTS]
-    if not ranked:
+    if not shapes:
         raise InputError("search for an lmo noise: expected at least one shape, got none")
-    events = [calibrate("lmo", budget, lmo_shape=shape) for shape in ranked]
-    return min(events, key=lambda event: event.law().stddev())
+    ranks = []
+    with (reporter or SilentReporter()).stage("lmo search", steps=len(shapes)) as stage:
+        for shape in shapes:
+            ranks.append(mixing(shape))
+            stage.advance()
+    ranked = [shapes[index] for index in sorted(range(len(shapes)), key=ranks.__getitem__)]
+    stddevs = [calibrate("lmo", budget, lmo_shape=shape).law().stddev() for shape in ranked[:FINALISTS]]
+    return dict(ranked[stddevs.index(min(stddevs))])
 
 
 def mixing(shape: Mapping[str, float]) -> float:
