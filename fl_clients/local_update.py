@@ -41,8 +41,9 @@ def private_update(
 ) -> LocalUpdate:
     """Tunes the attached adapter under the mechanism that was asked for, and returns its release.
 
-    ``examples`` are one of each record, so that what is said of their number is the number of records. A round that was
-    released before is not tuned again: its bytes are returned as they left, or would have.
+    ``examples`` are one of each record. What is said of their number, and sampled and weighed by, is what the data
+    owner's file declares. A round that was released before is not tuned again: its bytes are returned as they left, or
+    would have.
 
     Raises:
         InputError: the server asks for no mechanism, its settings do not go together, or the ledger was never made.
@@ -62,7 +63,7 @@ def private_update(
             ledger.change_budget(privacy.epsilon, now=now)
         blob = ledger.released(instructions.run, instructions.round)
         if blob is None:
-            event = _event_of_run(ledger, instructions.run, asked, len(records), _budget(privacy))
+            event = _event_of_run(ledger, instructions.run, asked, privacy)
             mechanism = mechanism_for_round(
                 asked,
                 event,
@@ -83,7 +84,7 @@ def private_update(
         count=event.count,
         ledger_head=head,
     )
-    return LocalUpdate(blob, len(records), privacy=said)
+    return LocalUpdate(blob, privacy.declared_records, privacy=said)
 
 
 def _release(
@@ -110,9 +111,7 @@ def _release(
     return blob
 
 
-def _event_of_run(
-    ledger: Ledger, run: str, asked: AskedTraining, num_records: int, budget: PrivacyBudget
-) -> PrivacyEvent:
+def _event_of_run(ledger: Ledger, run: str, asked: AskedTraining, privacy: OwnPrivacy) -> PrivacyEvent:
     """Returns what every round of a run costs: fixed by its first, whatever was released since.
 
     Privacy-loss distributions compose mechanisms that are fixed beforehand; a server that changed them by what it has
@@ -121,9 +120,10 @@ def _event_of_run(
     Raises:
         InstructionsRefusedError: the round would be of another kind than the run's first.
     """
+    num_records = privacy.declared_records
     charged = [reserved.events[0] for reserved in ledger.chain.reserved if reserved.run == run]
     if not charged:
-        return round_event(asked, num_records, budget, _spent_elsewhere(ledger, run))
+        return round_event(asked, num_records, _budget(privacy), _spent_elsewhere(ledger, run))
     if not asks_for(asked, charged[0], num_records):
         raise InstructionsRefusedError(
             "privacy.changed",

@@ -41,4 +41,11 @@ def skeleton(organisation: str, data: Path, *, records: int) -> str:
 epsilon = {DEFAULT_EPSILON}{" " * 15} # the budget of all rounds of all runs together; less is more private
 delta = {min(MOST_DELTA, 0.1 / records)}{" " * 15} # keep it well below 1 / number of records, which is 1 / {records}
 mechanisms = ["dp-sgd"]      # those agreed to: dp-sgd, dpzero, lmo-dp hide one record each
+declared_records = {_rounded(records)}{" " * 9} # about how many there are: told, so keep it round, and as it is
 """
+
+
+def _rounded(records: int) -> int:
+    """Returns a number of records down to two digits, which a record more or less seldom changes."""
+    digits = str(records)
+    return int(digits[:2] + "0" * len(digits[2:]))

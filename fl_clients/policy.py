@@ -50,6 +50,10 @@ class OwnPrivacy(BaseModel):
     delta: Annotated[float, Field(ge=LEAST_DELTA, lt=1)]
     mechanisms: Annotated[list[MechanismName], Field(min_length=1)]
     """Those that it agrees to."""
+    declared_records: Annotated[int, Field(ge=1)]
+    """About how many records there are: a public number, told with every update, that stays when a record comes or
+    goes. Samples are drawn at the rate that it gives, updates weigh by it, and the exact number is told to nobody. Half
+    of the true number is the least that a server's bound on updates allows for."""
     noise_multiplier: Annotated[float, Field(ge=LEAST_NOISE_MULTIPLIER, le=MOST_PARAMETER)] | None = None
     """Left out: the least noise with which the rounds that a server plans keep the budget."""
     ledger: OwnPath = Path("ledger")

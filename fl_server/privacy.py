@@ -70,7 +70,10 @@ def server_noise(run: RunFile) -> ClientLevelNoise | None:
 
 
 def own_privacy(run: RunFile) -> dict[str, Any] | None:
-    """Returns what a simulated data owner's own file says of privacy; ``None`` without a mechanism of its own."""
+    """Returns what every simulated data owner's own file says of privacy; ``None`` without a mechanism of its own.
+
+    Each declares the number of its records besides, which this leaves out.
+    """
     if run.privacy.mechanism in ("none", client_level.NAME):
         return None
     own = {"epsilon": run.privacy.epsilon, "delta": run.privacy.delta, "mechanisms": [run.privacy.mechanism]}

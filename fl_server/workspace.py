@@ -116,12 +116,17 @@ def settle_data_owners(
             "signing_key": SIGNING_KEY_FILE,
             **choices,
             "policy": dict(policy),
-            **({} if privacy is None else {"privacy": {**privacy, "ledger": LEDGER_DIRECTORY}}),
+            **({} if privacy is None else {"privacy": {**privacy, **_own_share(len(records))}}),
         }
         if privacy is not None:
             _create_ledger(directory, privacy)
         (directory / "data-owner.toml").write_text(tomli_w.dumps(own), encoding="utf-8")
     return members
+
+
+def _own_share(num_records: int) -> dict[str, Any]:
+    """Returns what of a simulated data owner's privacy is its own; here the declared number is the true one."""
+    return {"ledger": LEDGER_DIRECTORY, "declared_records": num_records}
 
 
 def _create_ledger(directory: Path, privacy: Mapping[str, Any]) -> None:

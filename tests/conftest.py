@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from tests.support.deployments import Deployed
 
 os.environ.update(LIBRARY_ENVIRONMENT)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # each worker has one core; threads of several would wait for one another
+
+MOST_WORKERS = 4
+"""Each takes a gigabyte."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Says how many workers ``-n auto`` starts."""
+    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
 def _compute_in_one_thread() -> None:

@@ -44,5 +44,5 @@ def test_scripts_are_posix_sh_that_stops_at_the_first_failure() -> None:
 
 def test_the_readme_prints_what_continuous_integration_runs() -> None:
     command = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
-    assert command == "pip install -e '.[dev]' && pytest"
+    assert command == "pip install -e '.[dev]' && pytest -n auto"
     assert f"```sh\n{command}\n```" in (ROOT / "README.md").read_text(encoding="utf-8")

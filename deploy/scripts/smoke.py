@@ -23,7 +23,7 @@ from fl_server.workspace import organisation
 from scaleot_core.config import read_run_file, to_toml
 from scaleot_core.progress import SilentReporter
 from scaleot_core.run_file import RunFile
-from scaleot_core.training.data import write_records
+from scaleot_core.training.data import read_records, write_records
 
 CLIENTS, ROUNDS = 3, 3
 EPSILON = 8.0
@@ -116,7 +116,12 @@ class Smoke:
         """Has every data owner insist on dp-sgd, with a ledger of its own, and the model owner ask for it."""
         for party in self.parties:
             with (party.home / "data-owner.toml").open("a", encoding="utf-8") as file:
-                own = {"epsilon": EPSILON, "delta": self.run.privacy.delta, "mechanisms": ["dp-sgd"]}
+                own = {
+                    "epsilon": EPSILON,
+                    "delta": self.run.privacy.delta,
+                    "mechanisms": ["dp-sgd"],
+                    "declared_records": len(read_records(self.work / f"{party.name}.jsonl")),
+                }
                 file.write("\n" + tomli_w.dumps({"privacy": own}))
             self.scaleot("budget", party.home, "--create")
         privacy = self.run.privacy.model_copy(update={"mechanism": "dp-sgd", "epsilon": EPSILON})

@@ -163,7 +163,8 @@ class UpdateStatement(BaseModel):
     created: Instant
     client_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]{1,64}$")]
     num_examples: int
-    """Examples at hand, the weight of federated averaging; its range is the server's to check."""
+    """The weight of federated averaging: examples at hand, under a mechanism the declared number of records. Its range
+    is the server's to check."""
     train_loss: Annotated[float, Field(ge=0)] | None
     """Mean over the local steps; none under a mechanism, where it would be a release of its own."""
     privacy: PrivateRelease | None = None

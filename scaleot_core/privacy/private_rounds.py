@@ -2,7 +2,10 @@
 
 The data owner lays its budget out over all rounds that the server plans, once and in the same way every round, so that
 no round needs to know what another did. The divisor of every sum is the batch size that was asked for, public and the
-same for all clients; a data owner with fewer records than that takes all of them in every step.
+same for all clients; a data owner that declares fewer records than that takes all of them in every step.
+
+``num_examples`` is everywhere the number that a data owner declares, a public constant: of neighbouring data sets,
+which have one record more or less, the true numbers differ, and neither a rate nor a weight may follow from them.
 """
 
 import math
@@ -75,7 +78,9 @@ class PrivacyBudget:
 def round_event(
     asked: AskedTraining, num_examples: int, budget: PrivacyBudget, spent: tuple[PrivacyEvent, ...] = ()
 ) -> PrivacyEvent:
-    """Returns what each round costs a data owner of ``num_examples`` records, after what other runs have ``spent``.
+    """Returns what each round costs a data owner that declares ``num_examples`` records.
+
+    ``spent`` is what other runs were charged.
 
     Raises:
         BudgetExhaustedError: the planned rounds pass the budget, with the data owner's own noise, or with any; it says

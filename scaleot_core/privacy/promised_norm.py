@@ -20,6 +20,8 @@ from scaleot_core.shapes import TensorDict
 
 _DEVIATIONS = 7.0
 """Of a normal value, beyond which lie 1e-12."""
+_MOST_UNDERSTATED = 2.0
+"""So many times the declared number of records there may be: a data owner declares a round number."""
 _ROUNDING = 1e-3
 """Relative: float32 on the way, and the lattice."""
 
@@ -59,9 +61,10 @@ def _update_bound(asked: AskedTraining, event: PrivacyEvent, update: AdapterUpda
 
 def _sum_bound(asked: AskedTraining, event: PrivacyEvent, num_examples: int, size: int) -> float:
     """Bounds the noisy sum of a Poisson sample's terms, of norm 1 each, of ``size`` numbers."""
-    mean = event.sample_rate * num_examples
+    most_records = _MOST_UNDERSTATED * num_examples
+    mean = event.sample_rate * most_records
     largest_sample = mean + _DEVIATIONS * math.sqrt(mean) + _DEVIATIONS**2  # Bernstein's inequality
-    return min(float(num_examples), largest_sample) + _noise_bound(event, size)
+    return min(most_records, largest_sample) + _noise_bound(event, size)
 
 
 def _noise_bound(event: PrivacyEvent, size: int) -> float:

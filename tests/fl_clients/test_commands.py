@@ -28,7 +28,7 @@ def directory(tmp_path: Path) -> Path:
     (tmp_path / "data-owner.toml").write_text(
         'organisation = "clinic"\ndata = "train.jsonl"\nbundle = "b"\ngrant = "g"\nidentity_key = "i"\n'
         'owner_public_key = "o"\n[privacy]\nepsilon = 4.0\ndelta = 1e-3\nmechanisms = ["dp-sgd"]\n'
-        'ledger_mirror = "mirror"\n'
+        'declared_records = 9\nledger_mirror = "mirror"\n'
     )
     return tmp_path
 
@@ -38,7 +38,7 @@ def budget(directory: Path, *options: str) -> int:
 
 
 def release_rounds(directory: Path, count: int, *, commits: int) -> None:
-    privacy = OwnPrivacy(epsilon=4.0, delta=1e-3, mechanisms=["dp-sgd"])
+    privacy = OwnPrivacy(epsilon=4.0, delta=1e-3, mechanisms=["dp-sgd"], declared_records=9)
     terms = ledger_terms(privacy, read_records(directory / "train.jsonl"))
     place, mirror = directory / "ledger", directory / "mirror"
     with open_ledger(place, terms, epsilon_of=epsilon_of, now=NOW, mirror=mirror) as ledger:

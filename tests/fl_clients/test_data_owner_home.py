@@ -59,3 +59,11 @@ def test_delta_stays_a_tenth_of_one_record_of_a_large_data_set(tmp_path: Path, r
     (tmp_path / "data-owner.toml").write_text(skeleton("clinic-a", tmp_path / "x", records=records))
     privacy = read_data_owner_file(tmp_path).privacy
     assert privacy is not None and privacy.delta == pytest.approx(delta)
+    assert privacy.declared_records == records
+
+
+@pytest.mark.parametrize(("records", "declared"), [(7, 7), (99, 99), (109, 100), (1_234, 1_200), (99_999, 99_000)])
+def test_the_number_of_records_that_is_told_is_round(tmp_path: Path, records: int, declared: int) -> None:
+    (tmp_path / "data-owner.toml").write_text(skeleton("clinic-a", tmp_path / "x", records=records))
+    privacy = read_data_owner_file(tmp_path).privacy
+    assert privacy is not None and privacy.declared_records == declared

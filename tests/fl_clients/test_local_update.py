@@ -211,10 +211,18 @@ def test_other_records_need_another_ledger(tmp_path: Path) -> None:
     assert refused.value.exit_code == 3
 
 
-def test_a_long_record_counts_as_one(tmp_path: Path) -> None:
-    """At four tokens an example every sentence of the clinic would give several."""
-    federation = private_federation(tmp_path, "dp-sgd", clients=1)
-    assert statement_of(part(federation, max_tokens=4)).num_examples == 8
+def test_what_is_told_of_the_records_is_what_their_owner_declares_whatever_they_are(tmp_path: Path) -> None:
+    """A record more or less moves neither the number nor the sample rate nor the noise."""
+    said = []
+    for root, count in ((tmp_path / "some", 12), (tmp_path / "one less", 11)):
+        federation = private_federation(root, "dp-sgd", clients=1, examples=(count,))
+        rewrite_data_owner(federation.data_owner_directories[0], f"declared_records = {count}", "declared_records = 10")
+        said.append(statement_of(part(federation)))
+    assert [one.num_examples for one in said] == [10, 10]
+    first, second = (one.privacy for one in said)
+    assert first is not None and second is not None
+    assert first.sample_rate == second.sample_rate == federation.settings.batch_size / 10
+    assert first.parameters == second.parameters
 
 
 def write_records(federation: Federation, texts: Sequence[str]) -> None:
@@ -233,14 +241,14 @@ def test_records_of_which_the_tokenizer_makes_nothing_count_and_only_their_owner
     federation = private_federation(tmp_path, mechanism, clients=1)
     write_records(federation, ["", "the film is good", ""])
     said = statement_of(part(federation, batch_size=2))
-    assert said.num_examples == 3
+    assert said.num_examples == 8, "as declared"
     assert "makes nothing of 2 of 3 records" in capsys.readouterr().err
 
 
 def test_a_round_in_which_nothing_can_be_encoded_is_like_any_other(tmp_path: Path) -> None:
     federation = private_federation(tmp_path, "update-gaussian", clients=1)
     write_records(federation, ["", ""])
-    assert statement_of(part(federation)).num_examples == 2
+    assert statement_of(part(federation)).privacy is not None
 
 
 def test_a_record_longer_than_the_emulator_reads_is_cut_under_a_mechanism() -> None:

@@ -23,7 +23,7 @@ max_local_steps = 50
 """
 
 
-PRIVACY = '[privacy]\nepsilon = 1.0\ndelta = 1e-5\nmechanisms = ["dp-sgd"]\n'
+PRIVACY = '[privacy]\nepsilon = 1.0\ndelta = 1e-5\nmechanisms = ["dp-sgd"]\ndeclared_records = 9\n'
 
 
 def own_file(directory: Path, text: str = FILE) -> DataOwnerFile:
@@ -123,7 +123,7 @@ def test_instructions_beyond_the_policy_are_refused_with_a_code(
 
 
 def test_a_file_whose_mechanisms_hide_different_units_is_refused(tmp_path: Path) -> None:
-    budget = '\n[privacy]\nepsilon = 8.0\ndelta = 1e-5\nmechanisms = ["dp-sgd", "{}"]\n'
+    budget = '\n[privacy]\nepsilon = 8.0\ndelta = 1e-5\nmechanisms = ["dp-sgd", "{}"]\ndeclared_records = 9\n'
     assert own_file(tmp_path, FILE + budget.format("dpzero")).privacy is not None
     with pytest.raises(RunFileError, match="no ledger can hold both"):
         own_file(tmp_path, FILE + budget.format("update-gaussian"))
@@ -134,19 +134,25 @@ def test_a_file_whose_mechanisms_hide_different_units_is_refused(tmp_path: Path)
     [
         ("delta = 1e-20", "privacy.delta"),
         ("noise_multiplier = 1e200", "privacy.noise_multiplier"),
+        ("declared_records = 0", "privacy.declared_records"),
+        ("", "privacy.declared_records"),
     ],
 )
 def test_a_budget_for_which_there_is_no_figure_is_refused_before_a_ledger_is_made_with_it(
     tmp_path: Path, line: str, fault: str
 ) -> None:
     values = {"epsilon": "epsilon = 8.0", "delta": "delta = 1e-5", "mechanisms": 'mechanisms = ["dp-sgd"]'}
+    if line:
+        values["declared_records"] = "declared_records = 9"
     values[line.partition(" ")[0]] = line
     with pytest.raises(RunFileError, match=fault):
         own_file(tmp_path, FILE + "\n[privacy]\n" + "\n".join(values.values()) + "\n")
 
 
 def test_more_directions_than_lmo_dp_takes_are_the_servers_fault(tmp_path: Path) -> None:
-    own = own_file(tmp_path, FILE + '\n[privacy]\nepsilon = 8.0\ndelta = 1e-5\nmechanisms = ["lmo-dp"]\n')
+    own = own_file(
+        tmp_path, FILE + '\n[privacy]\nepsilon = 8.0\ndelta = 1e-5\nmechanisms = ["lmo-dp"]\ndeclared_records = 9\n'
+    )
     permit(own, instructions(privacy=privacy_request("lmo-dp", num_directions=MOST_LMO_DIRECTIONS)))
     with pytest.raises(InstructionsRefusedError) as refused:
         permit(own, instructions(privacy=privacy_request("lmo-dp", num_directions=MOST_LMO_DIRECTIONS + 1)))

@@ -17,7 +17,7 @@ from scaleot_core.errors import (
 )
 from scaleot_core.federation.messages import Refusal, decode_statement
 
-PRIVACY = "[privacy]\nepsilon = 1.0\ndelta = 1e-5\nmechanisms = ['dp-sgd']\n"
+PRIVACY = "[privacy]\nepsilon = 1.0\ndelta = 1e-5\nmechanisms = ['dp-sgd']\ndeclared_records = 9\n"
 
 
 def owner(directory: Path, privacy: str = "") -> Path:

@@ -8,6 +8,7 @@ from fl_clients.own_ledger import create_own_ledger
 from fl_clients.policy import read_data_owner_file
 from fl_server.owner import INITIAL_ADAPTER_FILE
 from scaleot_core.federation.messages import Instructions, Payload, PrivacyRequest, digest_of
+from scaleot_core.training.data import read_records
 from tests.support.federations import Federation, build_federation, rewrite_data_owner
 
 OWN_PRIVACY = """
@@ -33,10 +34,12 @@ def privacy_request(mechanism: str = "dp-sgd", **changes: Any) -> PrivacyRequest
 
 
 def private_federation(root: Path, mechanism: str, *, own: str | None = None, **changes: Any) -> Federation:
-    """Writes a federation whose data owners have a budget and a ledger."""
+    """Writes a federation whose data owners have a budget and a ledger, and declare how many records they have."""
     federation = build_federation(root, privacy=privacy_request(mechanism), **changes)
     for directory in federation.data_owner_directories:
-        rewrite_data_owner(directory, 'device = "cpu"\n', f'device = "cpu"\n{own or own_privacy(mechanism)}')
+        declared = f"declared_records = {len(read_records(directory / 'train.jsonl.gz'))}\n"
+        privacy = f"{own or own_privacy(mechanism)}{declared}"
+        rewrite_data_owner(directory, 'device = "cpu"\n', f'device = "cpu"\n{privacy}')
         create_own_ledger(read_data_owner_file(directory), now=datetime.now(UTC))
     return federation
 
