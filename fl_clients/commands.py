@@ -20,14 +20,15 @@ def budget(directory: DataOwnerArgument, *, create: CreateOption = False, as_jso
     from rich.console import Console
 
     from fl_clients.budget_table import print_budget
-    from fl_clients.own_ledger import create_own_ledger, summarise_own_ledger
+    from fl_clients.own_ledger import create_own_ledger, declared_number_warnings, own_privacy, summarise_own_ledger
     from fl_clients.policy import read_data_owner_file
 
     own = read_data_owner_file(directory)
     if create:
         create_own_ledger(own, now=datetime.now(UTC))
     summary = summarise_own_ledger(own)
-    for warning in summary.warnings:
+    records = summary.terms.data_set.records
+    for warning in (*summary.warnings, *declared_number_warnings(own_privacy(own), records)):
         typer.echo(warning, err=True)
     if as_json:
         typer.echo(json.dumps(summary.to_json(), indent=2, allow_nan=False))

@@ -85,5 +85,18 @@ def summarise_own_ledger(own: DataOwnerFile) -> LedgerSummary:
     return summarise(chain, Accountant().epsilon, _last_round(chain), budget_epsilon=privacy.epsilon)
 
 
+def declared_number_warnings(privacy: OwnPrivacy, records: int) -> tuple[str, ...]:
+    """Says, for people, where the declared number of records is far from how many there are."""
+    declared = privacy.declared_records
+    if records <= 2 * declared and declared <= 2 * records:
+        return ()
+    effect = (
+        "samples are larger than was asked for, and a server may refuse the update as too long"
+        if records > declared
+        else "samples are smaller than was asked for, and the update weighs more than it should"
+    )
+    return (f"warning: declared_records = {declared}, but there are {records} records: {effect}",)
+
+
 def _last_round(chain: LedgerChain) -> Sequence[PrivacyEvent]:
     return chain.reserved[-1].events if chain.reserved else ()

@@ -103,6 +103,19 @@ def test_the_table_names_unit_neighbours_sampling_and_every_release(
     assert all(NOW.isoformat() == row[1] and row[6:] == ["5", "1", "3"] for row in rows)
 
 
+@pytest.mark.parametrize(("declared", "effect"), [(4, "larger than was asked for"), (19, "smaller than was asked for")])
+def test_a_declared_number_far_from_the_true_one_is_warned_of(
+    directory: Path, capsys: pytest.CaptureFixture[str], declared: int, effect: str
+) -> None:
+    path = directory / "data-owner.toml"
+    budget(directory, "--create")
+    assert "declared_records" not in capsys.readouterr().err
+    path.write_text(path.read_text().replace("declared_records = 9", f"declared_records = {declared}"))
+    assert budget(directory) == 0
+    warned = capsys.readouterr().err
+    assert f"declared_records = {declared}, but there are 9 records: samples are {effect}" in warned
+
+
 def test_a_delta_of_one_over_the_records_is_warned_of_when_the_ledger_is_made_and_after(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
