@@ -24,7 +24,8 @@ def skeleton(organisation: str, data: Path, *, records: int) -> str:
     limits = "\n".join(f"{f'{name} = {value}':28} # {_MEANINGS[name]}" for name, value in policy.items())
     own = tomli_w.dumps({"organisation": organisation, "data": str(data.absolute())})
     return f"""\
-# What {organisation} decides about its part in the federation. Of this file only the name is ever sent.
+# What {organisation} decides about its part in the federation. Of this file only the name is ever sent and, under
+# [privacy], the declared number of records and the noise that follows from the budget.
 # Keys, certificates and addresses lie beside it, where `scaleot org init` and `org accept` put them.
 {own}
 # Whether the model owner is told the step that training is at. Left out: only without [privacy], because how fast steps

@@ -1,6 +1,7 @@
 """The data owner's own file: who it is, where its things lie, and what it lets a server ask.
 
-Nothing of it comes over the wire, and nothing of it is sent but the organisation's name.
+Nothing of it comes over the wire, and nothing of it is sent but the organisation's name and, under a mechanism of
+privacy, the declared number of records and the noise that follows from the budget.
 """
 
 import tomllib

@@ -44,7 +44,9 @@ def audit(
     file: OptionalRunFile = None,
     overrides: SetOption = [],  # noqa: B006 - typer copies it
     *,
-    canaries: Annotated[int, typer.Option("--canaries", min=10, help="Records that are guessed about.")] = 1000,
+    canaries: Annotated[
+        int, typer.Option("--canaries", min=10, help="Made-up records; a fifth of them is guessed about.")
+    ] = 1000,
     confidence: Annotated[float, typer.Option("--confidence", help="Of the lower bound, between 0 and 1.")] = 0.95,
     as_json: JsonOption = False,
 ) -> None:

@@ -34,7 +34,7 @@ ROBUST = {
     "geometric_median": AggregationRule(Aggregation.GEOMETRIC_MEDIAN),
 }
 TOLERANCE = 0.05
-"""Of the canary: the run file's own."""
+"""Of the canary: a quarter of the default's."""
 BLATANT = 50.0
 """Times the length of the longest honest step: what no bound on norms would let through."""
 
