@@ -95,3 +95,11 @@ def test_cells_of_a_vector_within_the_bound_are_its_share_of_it_rounded_towards_
     assert clip_to_cells(np.array([[30.0, 40.0], [0.0, 0.0]]), 5.0, "L2", 1000).tolist() == [[600, 800], [0, 0]]
     assert clip_to_cells(np.array([[math.nan, 1.0]]), 1.0, "L1", 10).tolist() == [[5, 5]]
     assert clip_to_cells(np.zeros((0, 3)), 1.0, "L2", 10).shape == (0, 3)
+
+
+@pytest.mark.parametrize(("norm", "order"), [("L1", 1), ("L2", 2)])
+def test_what_stands_for_a_vector_that_is_not_finite_keeps_the_bound_in_any_dimension(norm: Norm, order: int) -> None:
+    for size in (2, 3, 5, 7, 11):
+        (cells,) = clip_to_cells(np.array([[math.nan, *[1.0] * (size - 1)]]), 1.0, norm, 65536).tolist()
+        assert sum(abs(cell) ** order for cell in cells) <= 65536**order
+        assert min(cells) > 0.99 * 65536 / size ** (1 / order)

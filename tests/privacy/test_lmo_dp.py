@@ -5,6 +5,7 @@ from scipy import stats
 from scaleot_core.errors import InputError
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
 from scaleot_core.privacy.events import PrivacyEvent
+from scaleot_core.privacy.lmo import Lmo
 from scaleot_core.privacy.lmo_dp import LMODP
 from scaleot_core.privacy.noise_ranges import MOST_LMO_DIRECTIONS
 from scaleot_core.privacy.secret_random import SecretSource
@@ -63,3 +64,12 @@ def test_more_directions_than_there_is_a_sensible_bound_for_are_refused_with_the
 def test_a_law_out_of_range_is_refused() -> None:
     with pytest.raises(InputError, match="gamma_shape"):
         LMODP(zeroth_order(num_directions=1), {**LAW, "gamma_shape": -1.0})
+
+
+@pytest.mark.parametrize("example", range(4))
+def test_a_step_itself_clips_in_the_l1_norm(example: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lmo, "sample", lambda law, secret, count: np.zeros(count))
+    mechanism = LMODP(zeroth_order(num_directions=3, sample_rate=1.0, max_grad_norm=0.01), LAW)
+    task = private_task(attached_adapter(), [random_examples(4)[example]])
+    scalars = mechanism.step(task, 0, SecretSource())["scalars"].double()
+    assert 0.99 * CELLS_PER_UNIT < float(scalars.abs().sum()) <= CELLS_PER_UNIT

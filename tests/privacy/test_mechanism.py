@@ -1,8 +1,10 @@
 import ast
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import scaleot_core.privacy
 from scaleot_core.privacy.dp_sgd import DPSGD
@@ -106,3 +108,30 @@ def test_only_a_mechanisms_release_makes_a_release() -> None:
                 if any(isinstance(call.func, ast.Name) and call.func.id == "Release" for call in calls):
                     makers.add((path.name, function.name))
     assert makers == {(f"{name}.py", "release") for name in ("dp_sgd", "dpzero", "lmo_dp", "update_noise")}
+
+
+@pytest.mark.parametrize("mechanism", ROWS[:3], ids=list(MECHANISMS)[:3])
+def test_every_step_takes_a_poisson_sample_of_its_own_and_nothing_else(
+    mechanism: DPSGD | DPZero | LMODP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty records at rate 0.5 over 200 steps: sizes are binomial, and every record is in about half of the samples."""
+    examples, samples = random_examples(20), []
+    attached = attached_adapter()
+    task = private_task(attached, examples, mechanism.choose_way(attached, pad_token_id=0))
+    silent = {name: torch.zeros_like(tensor) for name, tensor in attached.trainable().items()}
+
+    def record(*arguments: object) -> object:
+        (sample,) = (one for one in arguments if isinstance(one, list))
+        samples.append([id(example) for example in sample])
+        return silent if isinstance(mechanism, DPSGD) else np.zeros(mechanism.zeroth_order.num_directions, dtype=np.int64)
+
+    monkeypatch.setattr("scaleot_core.privacy.dp_sgd.sum_clipped_gradients", record)
+    monkeypatch.setattr("scaleot_core.privacy.zeroth_order.sum_clipped_cells", record)
+    for index in range(200):
+        mechanism.step(task, index, SecretSource())
+    sizes = [len(sample) for sample in samples]
+    assert len(samples) == 200 and len(set(map(tuple, samples))) > 150
+    assert stats.binomtest(sum(sizes), 20 * 200, 0.5).pvalue > 1e-6
+    assert 2.0 < float(np.var(sizes)) < 9.0, "of a binomial: 5"
+    counts = [sum(id(example) in sample for sample in samples) for example in examples]
+    assert 50 < min(counts) <= max(counts) < 150

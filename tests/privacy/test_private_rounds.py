@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,10 @@ from scaleot_core.federation.messages import MechanismName, PrivateRelease
 from scaleot_core.federation.validation import SCALARS, AdapterUpdate
 from scaleot_core.privacy.accountant import epsilon_of
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
+from scaleot_core.privacy.dp_sgd import DPSGD
+from scaleot_core.privacy.dpzero import DPZero
 from scaleot_core.privacy.events import PrivacyEvent
+from scaleot_core.privacy.lmo_dp import LMODP
 from scaleot_core.privacy.mechanism import MECHANISMS
 from scaleot_core.privacy.private_rounds import (
     NOISE_OF,
@@ -24,6 +29,8 @@ from scaleot_core.privacy.private_rounds import (
 )
 from scaleot_core.privacy.replay import replay
 from scaleot_core.privacy.units import unit_of
+from scaleot_core.privacy.update_noise import UpdateGaussian
+from scaleot_core.training.local import LocalTraining
 from tests.support.private_updates import privacy_request
 
 BUDGET = PrivacyBudget(epsilon=4.0, delta=1e-5)
@@ -157,3 +164,42 @@ def test_a_promise_of_another_noise_or_of_fewer_releases_is_refused(changes: dic
     with pytest.raises(UpdateRejectedError) as rejected:
         promised_event(asked(), "x", HONEST.model_copy(update=changes), num_examples=NUM_EXAMPLES)
     assert rejected.value.reason is Reason.PRIVACY
+
+
+def test_a_promise_for_fewer_scalars_than_were_asked_for_is_refused() -> None:
+    """Noise on one number is cheaper than the same on two."""
+    event = round_event(asked("lmo-dp"), NUM_EXAMPLES, BUDGET)
+    assert event.parameters["dimension"] == 2.0
+    said = dataclasses.replace(event, parameters={**event.parameters, "dimension": 1.0})
+    fields = {"noise": said.noise, "parameters": dict(said.parameters), "sample_rate": said.sample_rate, "count": 4}
+    promise = PrivateRelease.model_validate({**fields, "ledger_head": "c" * 64})
+    with pytest.raises(UpdateRejectedError) as refused:
+        promised_event(asked("lmo-dp"), "x", promise, NUM_EXAMPLES)
+    assert refused.value.reason is Reason.PRIVACY and "dimension 2" in str(refused.value)
+
+
+def test_a_round_takes_up_the_directions_where_the_round_before_left_off() -> None:
+    assert [scalar_steps(asked(), number).first_step for number in (1, 2, 3)] == [0, 4, 8]
+    assert scalar_steps(asked(), 2).direction_key == scalar_steps(asked(), 3).direction_key
+    assert scalar_steps(asked(), 2).direction_key != scalar_steps(asked(seed=4), 2).direction_key
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_mechanism_has_every_setting_that_was_asked_for(mechanism: MechanismName) -> None:
+    request = privacy_request(mechanism, rounds=5, max_grad_norm=0.7, num_directions=2, smoothing=0.25)
+    wanted = dataclasses.replace(asked(mechanism), privacy=request, learning_rate=0.3)
+    event = round_event(wanted, 100, BUDGET)
+    built = mechanism_for_round(wanted, event, round_number=3, batch_seed=9, recomputes_activations=True)
+    match built:
+        case DPSGD():
+            assert (built.steps, built.sample_rate, built.expected_batch_size) == (4, 0.08, 8.0)
+            assert (built.max_grad_norm, built.learning_rate, built.optimizer) == (0.7, 0.3, "sgd")
+            assert built.recomputes_activations
+        case DPZero() | LMODP():
+            steps = built.zeroth_order
+            assert (steps.steps, steps.sample_rate, steps.expected_batch_size) == (4, 0.08, 8.0)
+            assert (steps.max_grad_norm, steps.learning_rate, steps.smoothing) == (0.7, 0.3, 0.25)
+            assert (steps.num_directions, steps.first_step) == (2, 8)
+        case UpdateGaussian():
+            assert built.training == LocalTraining(4, 8, 0.3, "sgd", gradient_checkpointing=True)
+            assert (built.seed, built.max_update_norm) == (9, 0.7)

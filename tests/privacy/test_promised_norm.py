@@ -57,6 +57,26 @@ def test_an_update_that_was_clipped_a_hundred_times_too_wide_is_refused(mechanis
     assert rejected.value.reason is Reason.NORM and "by its clipping and the noise" in str(rejected.value)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_whole_update_is_bounded_whatever_optimizer_made_it(optimizer: str) -> None:
+    wanted = asked("update-gaussian", optimizer=optimizer)
+    event = event_of("update-gaussian")
+    update, base = release(wanted, event)
+    check_promised_norm(wanted, event, update, base)
+    far = {name: base[name] + 100 * (tensor - base[name]) for name, tensor in update.state.items()}
+    with pytest.raises(UpdateRejectedError):
+        check_promised_norm(wanted, event, dataclasses.replace(update, state=far), base)
+
+
+def test_one_loud_step_among_quiet_ones_is_refused() -> None:
+    event = event_of("dpzero")
+    update, base = release(asked("dpzero"), event)
+    scalars = update.state["scalars"].clone()
+    scalars[1] = 2**30
+    with pytest.raises(UpdateRejectedError):
+        check_promised_norm(asked("dpzero"), event, dataclasses.replace(update, state={"scalars": scalars}), base)
+
+
 @pytest.mark.parametrize("mechanism", BOUNDED)
 def test_more_noise_than_an_update_names_is_refused(mechanism: MechanismName) -> None:
     named = event_of(mechanism)

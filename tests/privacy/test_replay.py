@@ -21,7 +21,8 @@ def adapter() -> dict[str, torch.Tensor]:
 
 
 def test_the_server_rebuilds_the_adapters_of_three_clients_bit_for_bit_after_fifty_steps() -> None:
-    settings = zeroth_order(steps=50, num_directions=2, sample_rate=0.3, learning_rate=0.1)
+    """Of a round that is not the first."""
+    settings = zeroth_order(steps=50, num_directions=2, sample_rate=0.3, learning_rate=0.1, first_step=100)
     start = attached_adapter().state()
     for client in range(3):
         attached = attached_adapter()

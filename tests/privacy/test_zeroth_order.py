@@ -180,3 +180,11 @@ def test_an_example_that_is_not_finite_is_clipped_and_not_skipped() -> None:
 def test_settings_out_of_range_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(InputError, match="zeroth order"):
         zeroth_order(**changes)
+
+
+def test_a_later_round_measures_along_the_directions_that_its_adapter_moves_along() -> None:
+    attached, examples = attached_adapter(), random_examples(3)
+    task = private_task(attached, examples)
+    later = example_differences(zeroth_order(first_step=5), task, examples, 2)
+    assert np.array_equal(later, example_differences(zeroth_order(), task, examples, 7))
+    assert not np.array_equal(later, example_differences(zeroth_order(), task, examples, 2))
