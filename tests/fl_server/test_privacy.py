@@ -5,7 +5,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.app import Message
@@ -20,13 +22,17 @@ from fl_server.owner import read_adapter, read_rounds
 from fl_server.privacy import compared_noises, planned_lines
 from fl_server.rounds import conduct_rounds
 from fl_server.simulation import simulate
-from scaleot_core.errors import BudgetExhaustedError
+from scaleot_core.errors import BudgetExhaustedError, Reason
 from scaleot_core.privacy.accountant import epsilon_of
 from scaleot_core.privacy.budget import Budget
+from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.ledger_file import read_chain
 from scaleot_core.privacy.ledger_lines import Committed
+from scaleot_core.privacy.mechanism import Mechanism
+from scaleot_core.privacy.private_rounds import AskedTraining, mechanism_for_round
 from scaleot_core.progress import SilentReporter
 from scaleot_core.run_file import RunFile
+from scaleot_core.seeds import derive_seed
 from tests.support.private_updates import private_federation
 from tests.support.tiny_task import tiny_run, write_task
 
@@ -85,6 +91,40 @@ def test_rounds_that_pass_the_budget_are_refused_before_any_work_with_those_that
         )
     assert 0 < refused.value.rounds_that_fit < 500
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_comparison_with_one_point_that_passes_the_budget_is_refused_before_any_work(
+    task: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "grid.toml").write_text(
+        '[compare]\nbuilders = ["uniform"]\nseeds = [0]\n[compare.vary]\n"federation.rounds" = [1, 500]\n'
+    )
+    changes = ("privacy.mechanism=dp-sgd", "privacy.delta=0.01", "privacy.noise_multiplier=1.5")
+    with pytest.raises(BudgetExhaustedError):
+        compare(tiny_run(task, *changes, file=tmp_path / "grid.toml"), tmp_path / "out", SilentReporter())
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_update_that_was_clipped_too_wide_is_refused_in_its_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One organisation's build takes another bound than it was asked for, and says nothing of it."""
+    federation = private_federation(tmp_path, "update-gaussian", clients=2)
+    its_batches = derive_seed(federation.settings.seed, "local", 1, "clinic-0")
+
+    def too_wide(asked: AskedTraining, event: PrivacyEvent, *, batch_seed: int, **rest: Any) -> Mechanism:
+        if batch_seed == its_batches:
+            wide = asked.privacy.model_copy(update={"max_grad_norm": 4 * asked.privacy.max_grad_norm})
+            asked = replace(asked, privacy=wide)
+        return mechanism_for_round(asked, event, batch_seed=batch_seed, **rest)
+
+    monkeypatch.setattr("fl_clients.local_update.mechanism_for_round", too_wide)
+    run_in_process(federation.owner_directory, federation.data_owner_directories, SilentReporter())
+    first, second = read_rounds(federation.owner_directory)
+    assert (first.clients, second.clients) == (("clinic-1",), ("clinic-0", "clinic-1"))
+    (rejected,) = first.rejected
+    assert (rejected.client, rejected.reason) == ("clinic-0", Reason.NORM)
+    assert "by its clipping and the noise that it names" in rejected.detail
 
 
 def test_what_privacy_will_cost_is_said_beforehand_and_a_delta_too_large_is_warned_of(task: Path) -> None:

@@ -11,7 +11,7 @@ from dp_accounting.rdp import RdpAccountant
 from scipy import optimize, special
 
 from scaleot_core.errors import InputError
-from scaleot_core.privacy.accountant import Accountant, _distribution, epsilon_of
+from scaleot_core.privacy.accountant import ROUNDING_DELTA, Accountant, _distribution, epsilon_of
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.laplace import Staircase, staircase_of_least_variance
 from scaleot_core.privacy.loss_power import loss_power
@@ -211,3 +211,11 @@ def test_the_printed_figures_of_the_independent_accountants_are_ours_too(
 ) -> None:
     """What ``pld_core.py`` and ``custom_pld_in_dp_accounting.py`` of the checks print, at their delta of 1e-5."""
     assert epsilon_of(events, 1e-5) == pytest.approx(theirs, rel=5e-4)
+
+
+def test_the_rounding_of_every_release_is_taken_off_delta() -> None:
+    event = PrivacyEvent("gaussian", {"noise_multiplier": 500.0}, 1.0, 50_000)
+    composed = loss_power(_distribution(event.kind), event.count)
+    taken = 1e-11 - 50_000 * ROUNDING_DELTA
+    assert 0 < taken < 1e-11
+    assert epsilon_of([event], 1e-11) == epsilon_at(composed, taken) > epsilon_at(composed, 1e-11)

@@ -114,7 +114,7 @@ def test_only_a_mechanisms_release_makes_a_release() -> None:
 def test_every_step_takes_a_poisson_sample_of_its_own_and_nothing_else(
     mechanism: DPSGD | DPZero | LMODP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twenty records at rate 0.5 over 200 steps: sizes are binomial, and every record is in about half of the samples."""
+    """Twenty records at rate 0.5 over 200 steps: sizes are binomial, and every record is in about half of them."""
     examples, samples = random_examples(20), []
     attached = attached_adapter()
     task = private_task(attached, examples, mechanism.choose_way(attached, pad_token_id=0))
@@ -123,7 +123,7 @@ def test_every_step_takes_a_poisson_sample_of_its_own_and_nothing_else(
     def record(*arguments: object) -> object:
         (sample,) = (one for one in arguments if isinstance(one, list))
         samples.append([id(example) for example in sample])
-        return silent if isinstance(mechanism, DPSGD) else np.zeros(mechanism.zeroth_order.num_directions, dtype=np.int64)
+        return silent if isinstance(mechanism, DPSGD) else np.zeros(mechanism.zeroth_order.num_directions)
 
     monkeypatch.setattr("scaleot_core.privacy.dp_sgd.sum_clipped_gradients", record)
     monkeypatch.setattr("scaleot_core.privacy.zeroth_order.sum_clipped_cells", record)
