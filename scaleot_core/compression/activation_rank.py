@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scaleot_core.compression.activations import read_blocks
+from scaleot_core.compression.finiteness import check_finite
 from scaleot_core.compression.input_moments import LayerInputs
 from scaleot_core.compression.rank import Factorize, ProjectionBlock
 from scaleot_core.models.loading import LanguageModel
@@ -36,12 +37,16 @@ def nearest_in_output(
 ) -> Factorize:
     """Reads the public text once and returns the factorisation that is nearest in output on it.
 
-    ``names`` are the linear maps inside a layer whose inputs are recorded: the ones that will be compressed.
+    ``names`` are the linear maps inside a layer whose inputs are recorded: the ones that will be compressed. The
+    factorisation raises ``ModelError`` where an input of the map was not finite.
     """
     inputs = _record_inputs(full, public_blocks, names, batch_size, reporter)
 
     def factorize(place: ProjectionBlock, weight: Matrix, rank: int) -> tuple[Matrix, Matrix]:
-        return truncate_rank_in_output(weight, inputs[place.layer].moments(place.name), rank)
+        moments = inputs[place.layer].moments(place.name)
+        where = f"at {place.name} of layer {place.layer} on public text"
+        check_finite([float(moments.abs().amax())], "the second moment of the inputs", where)
+        return truncate_rank_in_output(weight, moments, rank)
 
     return factorize
 

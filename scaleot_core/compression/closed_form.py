@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scaleot_core.compression.activations import observe_layers
+from scaleot_core.compression.finiteness import check_finite
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.shapes import HiddenStates, Matrix, TokenBlocks
@@ -43,8 +44,14 @@ def fit_harmonizers(
     best approximation of rank floor(rank / 2) is kept (reduced-rank regression), and each of its directions is carried
     by a pair of rectified units, because relu(z) - relu(-z) = z. Units without a direction, one of
     an odd rank and all past twice the hidden size, are zero and change nothing.
+
+    Raises:
+        ModelError: a layer's input or output is not finite.
     """
     moments = _collect(full, public_blocks, batch_size, reporter)
+    for index, layer in enumerate(moments):
+        largest = (float(sums.abs().amax()) for sums in (layer.inputs, layer.changes))
+        check_finite(largest, "the second moment of the hidden states", f"at layer {index} on public text")
     return [_solve(layer.inputs, layer.changes, rank) for layer in moments]
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from scaleot_core.compression.finiteness import check_finite
 from scaleot_core.compression.input_moments import LayerInputs, OuterProductMean
 from scaleot_core.compression.rank import ProjectionBlock, split_fused
 from scaleot_core.models.families import Fusion
@@ -48,6 +49,9 @@ def measure_curvature(
 
     No gradient is stored in the model, which is frozen and stays so. Memory holds three matrices for each map, its
     inputs' only once where several maps share them.
+
+    Raises:
+        ModelError: a loss is not finite.
     """
     num_predictions = public_blocks.shape[0] * (public_blocks.shape[1] - 1)
     means: dict[ProjectionBlock, _Means] = {}
@@ -62,6 +66,7 @@ def measure_curvature(
         with reporter.stage("curvature", steps=len(batches)) as stage:
             for batch in batches:
                 loss = _back_propagate(full, batch)
+                check_finite([loss], "the loss", "on public text")
                 for recorder in recorders:
                     recorder.inputs.forget()
                 stage.advance(loss=loss / (batch.shape[0] * (batch.shape[1] - 1)))

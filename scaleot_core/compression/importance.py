@@ -4,7 +4,6 @@ The two alternate on public text while the model stays frozen. Source: ScaleOT (
 Zhu, AAAI 2025, arXiv 2412.09812), stage 1. What the paper leaves open is a field of ``ImportanceSettings``.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -15,7 +14,9 @@ from torch import Tensor, nn
 
 from scaleot_core.compression.activations import layer_outputs
 from scaleot_core.compression.closed_form import fit_harmonizers
+from scaleot_core.compression.finiteness import check_finite
 from scaleot_core.compression.harmonizer import Harmonizer
+from scaleot_core.compression.layer_groups import layer_groups
 from scaleot_core.compression.public_text import endless_batches, next_token_loss, relative_distance
 from scaleot_core.errors import ModelError
 from scaleot_core.models.attention import attention_for_training
@@ -51,7 +52,7 @@ class ImportanceSettings:
     score_every_steps: int
     """[open] Training steps between two updates of the scores."""
     group_size: int
-    """[open] Layers in a group, of which half are kept."""
+    """[open] Layers in a group, of which half are kept; one that is left over joins the last group."""
     regroup: Literal["random", "fixed"]
     """[open] Groups drawn afresh for every sample, or contiguous and fixed."""
     reward: RewardKind
@@ -160,13 +161,14 @@ def sample_replaced(
 ) -> frozenset[int]:
     """Draws which layers are replaced: of every group the half with the smaller ``pi_i ~ U(0, sigmoid(s_i))``.
 
-    A group of odd length keeps one more than it replaces.
+    A group of odd length keeps one more than it replaces. The groups are those of ``layer_groups``.
     """
     num_layers = scores.shape[0]
     order = torch.randperm(num_layers, generator=generator) if regroup == "random" else torch.arange(num_layers)
     pi = torch.rand(num_layers, generator=generator) * torch.sigmoid(scores)
     replaced: list[int] = []
-    for group in torch.split(order, group_size):
+    for positions in layer_groups(num_layers, group_size):
+        group = order[positions.start : positions.stop]
         ascending = group[pi[group].argsort()]
         replaced.extend(ascending[: len(group) // 2].tolist())
     return frozenset(replaced)
@@ -341,10 +343,6 @@ def check_settings(settings: ImportanceSettings, num_layers: int) -> None:
 
 
 def _check_finite(values: Iterable[float], what: str, step: int, settings: ImportanceSettings) -> None:
-    for value in values:
-        if not math.isfinite(value):
-            raise ModelError(
-                f"{what} is {value} at step {step} of {settings.steps} of the importance estimate, expected a finite "
-                f"number: take a smaller harmonizer_learning_rate (it is {settings.harmonizer_learning_rate:g}), or "
-                "model.dtype float32 or bfloat16 instead of float16"
-            )
+    where = f"at step {step} of {settings.steps} of the importance estimate"
+    cure = f"a smaller harmonizer_learning_rate (it is {settings.harmonizer_learning_rate:g}), or "
+    check_finite(values, what, where, first_cure=cure)

@@ -28,7 +28,10 @@ SHIPPED_DIRECTORY = Path(__file__).parent / "shipped"
 
 
 def importance_digest(model_digest: str, blocks: TokenBlocks, settings: ImportanceSettings) -> str:
-    """Returns SHA-256, in hex, over the model's digest, the public text as token ids, and every setting."""
+    """Returns SHA-256, in hex, over the model's digest, the public text as token ids, and every setting.
+
+    Type and device of the estimate are left out on purpose, so that one shipped report serves every ``model.dtype``.
+    """
     digest = hashlib.sha256(f"scaleot.importance/1 {model_digest} ".encode())
     digest.update(json.dumps(asdict(settings), sort_keys=True).encode())
     digest.update(str(tuple(blocks.shape)).encode() + blocks.to(torch.int64).numpy().tobytes())

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from scaleot_core.compression.layer_groups import layer_groups
 from scaleot_core.errors import ModelError
 
 
@@ -128,26 +129,23 @@ def plan_layers(
     layers), the least important first, get ``replaced_role``; the rest keep ``1 - removed_rank_share`` (1 - beta) of
     the rank of what ``rank_target`` names. Ties go to the lower index.
 
-    Scores that were learnt in fixed groups of ``group_size`` neighbours compare within a group alone: then every
-    group gives its least important layer before any gives its second.
+    Scores that were learnt in fixed groups of ``group_size`` neighbours (``layer_groups``) compare within a group
+    alone: then every group gives its least important layer before any gives its second.
 
     Raises:
         ModelError: a share outside 0 to 1.
     """
     check_share("replaced_layer_share", replaced_layer_share)
     ascending = sorted((i for i in range(len(scores)) if i not in adapter), key=lambda i: (scores[i], i))
-    others = sorted(ascending, key=lambda i: (_place_in_group(i, ascending, group_size or len(scores)), i))
+    groups = (range(len(scores)),) if group_size is None else layer_groups(len(scores), group_size)
+    places = {i: place for group in groups for place, i in enumerate(i for i in ascending if i in group)}
+    others = sorted(ascending, key=lambda i: (places[i], i))
     replaced = frozenset(others[: rounded_down(replaced_layer_share * len(others))])
     roles = {
         index: LayerRole.ADAPTER if index in adapter else replaced_role if index in replaced else LayerRole.KEPT
         for index in range(len(scores))
     }
     return plan_of_roles(roles, removed_rank_share=removed_rank_share, rank_target=rank_target)
-
-
-def _place_in_group(index: int, ascending: Sequence[int], group_size: int) -> int:
-    group = [other for other in ascending if other // group_size == index // group_size]
-    return group.index(index)
 
 
 def plan_of_roles(

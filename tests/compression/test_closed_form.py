@@ -3,8 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from scaleot_core.compression.closed_form import fit_harmonizers
+from scaleot_core.compression.closed_form import _Moments, _solve, fit_harmonizers
 from scaleot_core.compression.harmonizer import Harmonizer
+from scaleot_core.errors import ModelError
 from scaleot_core.progress import SilentReporter
 from tests.compression.test_importance import random_blocks
 from tests.support.tiny_models import tiny_language_model
@@ -54,6 +55,45 @@ def _relative_errors(full, blocks: torch.Tensor, rank: int) -> list[float]:
         scale = x.norm(dim=-1, keepdim=True)
         errors.append(float((((y - harmonizer(x)) / scale) ** 2).sum() / (((y - x) / scale) ** 2).sum()))
     return errors
+
+
+@pytest.mark.parametrize("directions", [1, 3])
+def test_no_map_of_that_rank_is_nearer_to_what_the_layer_adds(directions: int) -> None:
+    """The regression's own squared error, and the singular values left out of what it predicts: nothing does better."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 6, generator=generator) * torch.linspace(0.3, 3, 6)
+    added = x @ torch.randn(6, 6, generator=generator) + 0.5 * torch.randn(200, 6, generator=generator)
+    down, up = _solve((x.T @ x).double(), (x.T @ added).double(), 2 * directions)
+    error = float((torch.relu(x @ down.T) @ up.T - added).square().sum())
+
+    regression = torch.linalg.lstsq(x, added).solution
+    unexplained = float((x @ regression - added).square().sum())
+    bound = unexplained + float(torch.linalg.svdvals(x @ regression)[directions:].square().sum())
+    assert error == pytest.approx(bound, rel=1e-4)
+
+    u, s, vh = torch.linalg.svd(regression)
+    nearest_weights = u[:, :directions] * s[:directions] @ vh[:directions]
+    assert float((x @ nearest_weights - added).square().sum()) > 1.05 * bound
+
+
+def test_a_token_of_huge_activations_weighs_no_more_than_another() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(1, 5, 6, generator=generator) for _ in range(2))
+    scale = torch.tensor([1, 1, 1e3, 1, 1])[:, None]
+    plain, scaled = (_Moments(*torch.zeros(2, 6, 6, dtype=torch.float64)) for _ in range(2))
+    plain.add(x, y)
+    scaled.add(scale * x, scale * y)
+    torch.testing.assert_close(scaled.inputs, plain.inputs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scaled.changes, plain.changes, rtol=1e-5, atol=1e-5)
+
+
+def test_activations_past_float16_are_told_with_their_layer_and_cure() -> None:
+    full = tiny_language_model("llama")
+    full.model.half()
+    full.layout.layer(full.model, 2).mlp.down_proj.weight.fill_(6e4)
+    message = r"hidden states is (nan|inf) at layer 2 .*model\.dtype float32 or bfloat16 instead of float16"
+    with pytest.raises(ModelError, match=message):
+        fit_harmonizers(full, random_blocks(), 4, batch_size=4, reporter=SilentReporter())
 
 
 def test_an_odd_rank_leaves_one_unit_silent() -> None:

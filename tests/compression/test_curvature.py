@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from scaleot_core.compression.curvature import Curvature, measure_curvature
 from scaleot_core.compression.public_text import next_token_loss
 from scaleot_core.compression.rank import ProjectionBlock, split_fused
+from scaleot_core.errors import ModelError
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import SilentReporter
 from tests.support.tiny_models import FAMILY_CONFIGS, tiny_language_model
@@ -99,3 +100,10 @@ def test_the_model_comes_back_as_it_was(model_type: str) -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in full.model.state_dict().items())
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in full.model.parameters())
     assert not any(module._forward_hooks for module in full.model.modules())
+
+
+def test_a_model_whose_loss_is_not_finite_is_refused() -> None:
+    full = tiny_language_model("llama")
+    full.model.get_output_embeddings().weight.data.fill_(torch.inf)
+    with pytest.raises(ModelError, match=r"the loss is (nan|inf) on public text.*instead of float16"):
+        measured(full)

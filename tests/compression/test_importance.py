@@ -4,8 +4,10 @@ import itertools
 import pytest
 import torch
 
+from scaleot_core.compression.closed_form import fit_harmonizers
 from scaleot_core.compression.importance import (
     SwappableLayers,
+    _split,
     estimate_importance,
     rewards_of,
     sample_replaced,
@@ -73,6 +75,14 @@ def test_a_group_of_odd_length_keeps_one_more_than_it_replaces() -> None:
     assert len(replaced) == 2
 
 
+@pytest.mark.parametrize("regroup", ["random", "fixed"])
+@pytest.mark.parametrize("layers", [3, 5, 9])
+def test_a_layer_left_over_is_replaced_at_times_like_any_other(layers: int, regroup: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = [sample_replaced(torch.zeros(layers), 4, regroup, generator) for _ in range(50)]
+    assert frozenset().union(*draws) == frozenset(range(layers))
+
+
 def test_layers_with_higher_scores_are_kept_more_often() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = torch.tensor([3.0, -3.0] * 4)
@@ -89,6 +99,24 @@ def test_rewards_sum_to_zero_and_rank_the_smaller_loss_higher() -> None:
         assert rewards[1] > rewards[0] > rewards[2]
     assert torch.tensor(rewards_of([12.0, 11.0, 13.0], "normalised")).std() == pytest.approx(1)
     assert rewards_of([1.0, 1.0], "normalised") == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("reward", "deviation"), [("raw", None), ("normalised", 1.0)])
+def test_the_scores_move_by_the_reward_that_the_settings_name(reward: str, deviation: float | None) -> None:
+    full = tiny_language_model("llama")
+    settings = dataclasses.replace(SETTINGS, reward=reward, steps=4)
+    report = estimate_importance(full, random_blocks(), settings, reporter=SilentReporter())
+    assert len(report.history) == 2
+    for update in report.history:
+        rewards = torch.tensor(update.rewards, dtype=torch.float64)
+        expected = deviation or torch.tensor(update.losses, dtype=torch.float64).neg().exp().std()
+        assert float(rewards.mean()) == pytest.approx(0, abs=1e-9)
+        assert float(rewards.std()) == pytest.approx(float(expected))
+
+
+def test_scores_are_said_to_be_of_fixed_groups_only_where_groups_stay() -> None:
+    assert importance_settings(regroup="random", group_size=4).fixed_group_size is None
+    assert importance_settings(regroup="fixed", group_size=4).fixed_group_size == 4
 
 
 def test_the_scores_recover_a_planted_important_layer() -> None:
@@ -177,6 +205,24 @@ def test_harmonizers_that_the_last_step_broke_are_told() -> None:
         estimate_importance(full, random_blocks(), settings, reporter=SilentReporter())
 
 
+def test_every_harmonizer_starts_from_the_regression_of_its_own_layer_on_training_text_alone() -> None:
+    full, blocks = tiny_language_model("llama"), random_blocks()
+    changes = {"harmonizer_start": "closed_form", "harmonizer_learning_rate": 0.0, "steps": 1}
+    settings = dataclasses.replace(SETTINGS, **changes)
+    report = estimate_importance(full, blocks, settings, reporter=SilentReporter())
+    train_blocks, _ = _split(blocks, settings.seed)
+    fitted = fit_harmonizers(
+        full,
+        train_blocks[: settings.closed_form_blocks],
+        settings.harmonizer_rank,
+        batch_size=settings.batch_size,
+        reporter=SilentReporter(),
+    )
+    for index, (down, up) in enumerate(fitted):
+        assert torch.equal(report.harmonizers[f"{index}.down.weight"], down)
+        assert torch.equal(report.harmonizers[f"{index}.up.weight"], up)
+
+
 @pytest.mark.parametrize("rank", [1, 40])
 def test_harmonizers_of_any_rank_start_from_the_closed_form(rank: int) -> None:
     settings = dataclasses.replace(SETTINGS, harmonizer_start="closed_form", harmonizer_rank=rank)
@@ -197,8 +243,6 @@ def test_too_little_text_is_refused() -> None:
 
 
 def test_training_and_scoring_text_are_disjoint() -> None:
-    from scaleot_core.compression.importance import _split
-
     train, score = _split(random_blocks(40), seed=1)
     assert len(train) + len(score) == 40
     assert not any(torch.equal(a, b) for a, b in itertools.product(train, score))

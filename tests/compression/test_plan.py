@@ -39,6 +39,13 @@ def test_scores_of_fixed_groups_are_compared_within_a_group_alone() -> None:
     assert replaced(1.0, 4) == (0, 2, 3, 4, 5, 6, 7)
 
 
+def test_the_plan_compares_a_layer_left_over_with_the_group_it_learnt_in() -> None:
+    """In a group of its own layer 4 would be the least important one of it, and go first."""
+    scores = [0.1, 0.2, 0.3, 0.4, 9.0]
+    planned = plan_layers(scores, adapter=(), replaced_layer_share=0.4, removed_rank_share=0.0, group_size=4)
+    assert planned.indices(LayerRole.REPLACED) == (0, 1)
+
+
 def test_alpha_and_beta_at_their_ends() -> None:
     nothing = plan(replaced_layer_share=0.0, removed_rank_share=0.0)
     assert not nothing.indices(LayerRole.REPLACED)

@@ -115,6 +115,21 @@ def test_a_fused_projection_at_full_rank_keeps_the_order_of_its_outputs(fusion: 
     torch.testing.assert_close(compressed(x), fused(x))
 
 
+@pytest.mark.parametrize("fusion", Fusion)
+def test_query_key_and_value_of_a_fused_projection_are_factorized_each_at_its_own_place(fusion: Fusion) -> None:
+    fused = nn.Linear(16, 48)
+    given: list[tuple[ProjectionBlock, torch.Tensor]] = []
+
+    def factorize(place: ProjectionBlock, weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        given.append((place, weight))
+        return truncate_rank(weight, rank)
+
+    compress_linear(fused, 0.2, place=PLACE, fusion=fusion, num_heads=4, factorize=factorize)
+    assert [place for place, _ in given] == [ProjectionBlock(0, "some_projection", block) for block in range(3)]
+    for (_, weight), part in zip(given, split_fused(fused.weight, fusion, 4), strict=True):
+        assert torch.equal(weight, part)
+
+
 @pytest.mark.parametrize("model_type", FAMILY_CONFIGS)
 def test_attention_is_compressed_and_the_feed_forward_part_untouched(model_type: str) -> None:
     full = tiny_language_model(model_type)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from scaleot_core.compression.builders import BUILDERS
 from scaleot_core.compression.builders.crash import build, cluster_adjacent, neighbour_similarities, plan_crash
 from scaleot_core.compression.emulator import Emulator, describe_emulator, read_emulator, write_emulator
-from scaleot_core.compression.plan import LayerRole
+from scaleot_core.compression.plan import LayerPlan, LayerRole
 from scaleot_core.errors import ModelError
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import SilentReporter
@@ -183,6 +183,16 @@ def test_generation_is_the_same_with_and_without_the_cache(model_type: str) -> N
     )
     assert torch.equal(with_cache.sequences, without.sequences)
     torch.testing.assert_close(torch.stack(with_cache.logits), torch.stack(without.logits), atol=1e-3, rtol=1e-4)
+
+
+def test_only_as_much_text_is_read_as_was_asked_for() -> None:
+    full, blocks = tiny_language_model("llama"), random_blocks(8, seed=3)
+
+    def plan(num_blocks: int, text: torch.Tensor) -> LayerPlan:
+        return build(full, emulator_request(num_blocks=num_blocks), text_alone(text), reporter=SILENT).plan
+
+    assert plan(4, blocks) == plan(4, blocks[:4])
+    assert plan(4, blocks) != plan(8, blocks)
 
 
 def test_crash_stands_in_the_table() -> None:

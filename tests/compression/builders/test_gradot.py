@@ -22,7 +22,7 @@ from scaleot_core.compression.rank import ProjectionBlock, kept_rank, projection
 from scaleot_core.errors import ModelError
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import SilentReporter
-from tests.compression.builders.requests import emulator_request, text_alone
+from tests.compression.builders.requests import emulator_request, random_blocks, text_alone
 from tests.support.tiny_models import FAMILY_CONFIGS, tiny_language_model
 
 BLOCKS = torch.randint(3, 300, (4, 9), generator=torch.Generator().manual_seed(1))
@@ -310,6 +310,19 @@ def test_the_emulator_holds_the_best_scored_components_and_channels(target: Rank
     best = sorted(sorted(range(24), key=lambda channel: -scores[channel])[:count])
     assert torch.equal(got.get_submodule("mlp.up_proj").weight, exact.get_submodule("mlp.up_proj").weight[best])
     assert torch.equal(got.get_submodule("mlp.down_proj").weight, exact.get_submodule("mlp.down_proj").weight[:, best])
+
+
+def test_only_as_much_text_is_read_as_was_asked_for() -> None:
+    full, blocks = tiny_language_model("llama"), random_blocks(8)
+
+    def logits(num_blocks: int, text: Tensor) -> Tensor:
+        request = emulator_request(
+            adapter=ADAPTER, removed_rank_share=0.75, rank_target=RankTarget.BOTH, num_blocks=num_blocks
+        )
+        return build(full, request, text_alone(text), reporter=SilentReporter()).model(BLOCKS).logits
+
+    assert torch.equal(logits(4, blocks), logits(4, blocks[:4]))
+    assert not torch.equal(logits(4, blocks), logits(8, blocks))
 
 
 def literal_best(weight: Tensor, curvature: Curvature, rank: int, loss_increase_weight: float) -> Tensor:
