@@ -20,7 +20,6 @@ from fl_server.model_privacy import Target, attack_emulator
 from fl_server.reference import adapter_spec, full_fine_tuned
 from scaleot_core.adapters.plug_in import plugged_in
 from scaleot_core.compression.emulator import Emulator, describe_emulator
-from scaleot_core.compression.importance import check_blocks
 from scaleot_core.errors import RoundFailedError
 from scaleot_core.evaluation import Metrics, evaluate
 from scaleot_core.models.loading import LanguageModel
@@ -41,16 +40,6 @@ class Bench:
         self._file_digests: dict[str, str] = {}
         self._digests: dict[str, str] = {}
         """Of the emulators that results stand for, by their key."""
-
-    def check_text(self, points: Sequence[Point]) -> None:
-        """Checks, before any work, that the public text can be read and is enough to score layers by.
-
-        Raises:
-            InputError: it cannot be read, or is too short.
-        """
-        scored = [point.run for point in points if needs_importance(point.run.emulator)]
-        for run in {run.importance.model_dump_json(): run for run in scored}.values():
-            check_blocks(self._workbench_of(run).blocks())
 
     def run(self, point: Point) -> Result:
         """Returns the results of a point, all of them found again or computed now.

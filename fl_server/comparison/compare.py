@@ -8,7 +8,8 @@ from typing import Any
 
 from fl_server.comparison.bench import Bench
 from fl_server.comparison.points import Point, check_points, expand
-from fl_server.comparison.store import ResultStore
+from fl_server.comparison.public_text import check_public_text
+from fl_server.comparison.store import ResultStore, check_directory
 from fl_server.compress import asset_or_path, load_full_model
 from fl_server.data import read_data
 from fl_server.memory import return_freed_memory
@@ -30,8 +31,8 @@ def default_directory(run: RunFile) -> Path:
 def compare(run: RunFile, directory: Path, reporter: Reporter) -> list[dict[str, Any]]:
     """Runs every point of the run file's ``[compare]`` and returns their results those of one emulator together.
 
-    What ``directory`` holds of an earlier, killed run is not computed again. Every point and every file of records is
-    checked before the first is run.
+    What ``directory`` holds of an earlier, killed run is not computed again. Every point, every file of records and the
+    public text are checked before the first point is run or anything is written.
 
     Raises:
         RunFileError: a point is impossible.
@@ -42,9 +43,11 @@ def compare(run: RunFile, directory: Path, reporter: Reporter) -> list[dict[str,
     check_points(points, read_layout(asset_or_path(run.model.source, reporter)).num_layers)
     for point in _one_for_each_data(points):
         check_privacy(point.run, read_data(point.run, reporter).partitions, reporter)
+    check_directory(directory, versions())
+    full = load_full_model(run.model, reporter)
+    check_public_text(points, full, reporter)
     store = ResultStore(directory, versions())
-    bench = Bench(load_full_model(run.model, reporter), store, reporter)
-    bench.check_text(points)
+    bench = Bench(full, store, reporter)
     results = []
     with reporter.stage("points", steps=len(points)) as stage:
         for position, point in enumerate(points, start=1):

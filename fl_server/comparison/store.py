@@ -13,6 +13,27 @@ FORMAT = "scaleot.comparison/1"
 VERSION_FILE, RESULTS_FOLDER = "comparison.json", "results"
 
 
+def check_directory(directory: Path, versions: Mapping[str, str]) -> None:
+    """Checks that a store of these versions can be in ``directory``, or be begun there; writes nothing.
+
+    Raises:
+        OutputError: the directory cannot be read, holds something else, or was begun by other versions.
+    """
+    try:
+        if not (directory / VERSION_FILE).exists():
+            if directory.exists() and any(_is_foreign(path) for path in directory.iterdir()):
+                raise OutputError(f"{directory} holds something else than a comparison: give --out another one")
+            return
+        found = dict(json.loads((directory / VERSION_FILE).read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise OutputError(f"the comparison in {directory} cannot be read or begun: {error}") from error
+    if found != (stamp := _stamp(versions)):
+        raise OutputError(
+            f"the comparison in {directory} was begun by {_named(found)}, this is {_named(stamp)}: "
+            "give --out another directory, or delete that one"
+        )
+
+
 class ResultStore:
     """Results by what they are the result of; a file is there whole or not at all."""
 
@@ -24,21 +45,14 @@ class ResultStore:
         """
         self._folder = directory / RESULTS_FOLDER
         self._computed = 0
-        stamp = {"format": FORMAT, "versions": dict(versions)}
+        check_directory(directory, versions)
         try:
             if not (directory / VERSION_FILE).exists():
-                if directory.exists() and any(_is_foreign(path) for path in directory.iterdir()):
-                    raise OutputError(f"{directory} holds something else than a comparison: give --out another one")
                 self._folder.mkdir(parents=True, exist_ok=True)
-                write_atomically(directory / VERSION_FILE, json.dumps(stamp, indent=1).encode())
-            found = dict(json.loads((directory / VERSION_FILE).read_bytes()))
-        except (OSError, ValueError, TypeError) as error:
+                write_atomically(directory / VERSION_FILE, json.dumps(_stamp(versions), indent=1).encode())
+        except OSError as error:
             raise OutputError(f"the comparison in {directory} cannot be read or begun: {error}") from error
-        if found != stamp:
-            raise OutputError(
-                f"the comparison in {directory} was begun by {_named(found)}, this is {_named(stamp)}: "
-                "give --out another directory, or delete that one"
-            )
+        check_directory(directory, versions)  # other versions may have begun it at the same moment
 
     @property
     def num_computed(self) -> int:
@@ -70,6 +84,10 @@ class ResultStore:
 def _is_foreign(path: Path) -> bool:
     """Tells whether no comparison made this; another process may be beginning the same one right now."""
     return path.name not in (RESULTS_FOLDER, VERSION_FILE) and not path.name.startswith(f".{VERSION_FILE}.")
+
+
+def _stamp(versions: Mapping[str, str]) -> dict[str, Any]:
+    return {"format": FORMAT, "versions": dict(versions)}
 
 
 def _named(stamp: Mapping[str, Any]) -> str:

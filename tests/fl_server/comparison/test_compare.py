@@ -67,10 +67,13 @@ def without_gaps(value: Any) -> Any:
 
 def test_a_point_is_what_the_whole_federation_gives(task: Path, tmp_path: Path) -> None:
     attacked = ("model_privacy.strong_emulator_steps=2", "model_privacy.healing_steps=[0, 2]")
-    run = tiny_run(task, 'compare.builders=["scaleot"]', "compare.seeds=[5]", "seed=5", *attacked)
+    run = tiny_run(
+        task, 'compare.builders=["scaleot"]', "compare.seeds=[6]", "seed=6", *attacked, "federation.clients_per_round=2"
+    )
     [point] = compare(run, tmp_path / "comparison", SilentReporter())
     (tmp_path / "run").mkdir()
     report = simulate(run, tmp_path / "run", SilentReporter()).to_json()
+    assert len({tuple(one["clients"]) for one in report["federation"]["rounds"]}) > 1
     assert point["results"] == report["results"]
     assert [one["train_loss"] for one in point["rounds"]] == [
         one["train_loss"] for one in report["federation"]["rounds"]
@@ -116,8 +119,8 @@ def test_a_point_under_any_rule_is_what_the_whole_federation_gives(
     assert point["results"]["plug_in"] != points_by_rule["fedavg"]["results"]["plug_in"], "it is another rule"
 
 
-def num_results_in(directory: Path) -> int:
-    return len(list((directory / "results").glob("*.json")))
+def num_results_in(directory: Path, what: str = "*") -> int:
+    return len(list((directory / "results").glob(f"{what}-{'[0-9a-f]' * 32}.json")))
 
 
 def test_a_killed_comparison_goes_on_where_it_was_and_gives_the_same(task: Path, tmp_path: Path) -> None:
@@ -224,7 +227,37 @@ def test_what_one_builder_alone_would_stumble_over_is_refused_before_any_work(
     last = 'compare.builders=["uniform", "crash", "scaleot"]'
     with pytest.raises(InputError, match=fault):
         compare(tiny_run(task, last, faulty.format(task=task)), tmp_path / "out", SilentReporter())
-    assert not (tmp_path / "out" / "results").exists() or num_results_in(tmp_path / "out") == 0
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("last", "text", "fault"),
+    [
+        ('"emulator.builder" = "gradot"', "importance.block_tokens=400", "expected at most 128"),
+        ('"emulator.builder" = "crash"', "importance.block_tokens=400", "expected at most 128"),
+        ('"emulator.builder" = "crash"', "importance.text={task}/two-blocks.txt", "at least 3 blocks .*, got 2"),
+        ('"emulator.builder" = "distilled"', "importance.block_tokens=400", "expected at most 128"),
+        ('"emulator.adapter_rule" = "gradient"', "importance.block_tokens=400", "expected at most 128"),
+        ('"emulator.adapter_rule" = "gradient"', "importance.text={task}/empty.txt", "expected at least 2"),
+        ('"model_privacy.healing_steps" = [2]', "importance.block_tokens=400", "expected at most 128"),
+    ],
+)
+def test_public_text_that_the_last_point_alone_cannot_read_is_refused_before_any_work(
+    task: Path, tmp_path: Path, last: str, text: str, fault: str
+) -> None:
+    (task / "two-blocks.txt").write_text("a film. " * 8)
+    (task / "empty.txt").write_text("")
+    cheap = ('compare.builders=["uniform"]', "compare.seeds=[0]", "evaluation.full_fine_tuning=false")
+    grid = f"compare.variants={{ first = {{}}, last = {{ {last} }} }}"
+    with pytest.raises(InputError, match=fault):
+        compare(tiny_run(task, *cheap, grid, text.format(task=task)), tmp_path / "out", SilentReporter())
+    assert not (tmp_path / "out").exists()
+
+
+def test_public_text_that_no_point_reads_is_not_asked_for(task: Path, tmp_path: Path) -> None:
+    one = ('compare.builders=["uniform"]', "compare.seeds=[0]", "evaluation.full_fine_tuning=false")
+    [point] = compare(tiny_run(task, *one, "importance.block_tokens=400"), tmp_path / "out", SilentReporter())
+    assert point["failed"] is None
 
 
 def test_a_model_with_a_table_of_positions_is_tuned_on_records_longer_than_the_table(tmp_path: Path) -> None:
@@ -269,6 +302,46 @@ def test_a_faulty_task_file_is_found_before_any_work(task: Path, tmp_path: Path)
     with pytest.raises(DataError, match=r"broken\.jsonl"):
         compare(tiny_run(task, file=tmp_path / "grid.toml"), tmp_path / "out", SilentReporter())
     assert not (tmp_path / "out").exists()
+
+
+ONE_STEP = (
+    "evaluation.full_fine_tuning=false",
+    "evaluation.examples=6",
+    "federation.clients=1",
+    "federation.rounds=1",
+    "federation.local_steps=1",
+    'compare.builders=["uniform"]',
+    "compare.seeds=[0]",
+)
+
+
+def test_every_emulator_has_attack_figures_of_its_own(task: Path, tmp_path: Path) -> None:
+    asked = ("model_privacy.strong_emulator_steps=2", 'compare.vary={"emulator.replaced_layer_share" = [0.25, 0.75]}')
+    first, second = compare(tiny_run(task, *ONE_STEP, *asked), tmp_path / "out", SilentReporter())
+    assert num_results_in(tmp_path / "out", "attacks") == 2
+    assert first["attacks"]["strong_emulator"]["metrics"] != second["attacks"]["strong_emulator"]["metrics"]
+
+
+def test_each_setting_that_a_result_depends_on_gives_a_result_of_its_own(task: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join((task / "train.jsonl").read_text().splitlines(keepends=True)[20:]))
+    variants = {
+        "plain": "{}",
+        "adapter": '{ "adapter.kind" = "bottleneck" }',
+        "examples": '{ "evaluation.examples" = 12 }',
+        "train": f'{{ "data.train" = "{other}" }}',
+        "validation": f'{{ "data.validation" = "{other}" }}',
+    }
+
+    def compared(*names: str, into: str) -> list[dict[str, Any]]:
+        asked = ", ".join(f"{name} = {variants[name]}" for name in names)
+        run = tiny_run(task, *ONE_STEP, f"compare.variants={{ {asked} }}")
+        return without_seconds(compare(run, tmp_path / into, SilentReporter()))
+
+    points = {point["labels"]["variant"]: point for point in compared(*variants, into="shared")}
+    counts = {what: num_results_in(tmp_path / "shared", what) for what in ("emulator", "zero-shot", "tuned")}
+    assert counts == {"emulator": 1, "zero-shot": 2, "tuned": len(variants)}
+    assert compared("train", into="alone") == [points["train"]]
 
 
 def test_settings_that_a_builder_ignores_cost_no_second_tuning(task: Path, tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+from itertools import product
+from typing import get_args
+
+import pytest
+
+from fl_server.comparison.public_text import reads_public_text
+from fl_server.compress import Workbench
+from scaleot_core.config import read_run_file
+from scaleot_core.models.loading import LanguageModel
+from scaleot_core.progress import SilentReporter
+from scaleot_core.run_file import EmulatorSection, RunFile
+from scaleot_core.shapes import TokenBlocks
+from tests.support.tiny_models import tiny_language_model
+
+
+class TextReadError(Exception):
+    """A builder asked for the public text."""
+
+
+class TextlessWorkbench(Workbench):
+    def blocks(self) -> TokenBlocks:
+        raise TextReadError
+
+
+def reads_while_built(full: LanguageModel, run: RunFile) -> bool:
+    try:
+        TextlessWorkbench(full, run, SilentReporter()).build(run.emulator)
+    except TextReadError:
+        return True
+    return False
+
+
+def test_the_emulators_that_are_said_to_read_the_public_text_are_those_that_do() -> None:
+    full = tiny_language_model("llama")
+    fields = EmulatorSection.model_fields
+    builders, rules = (get_args(fields[name].annotation) for name in ("builder", "adapter_rule"))
+    said = {}
+    for builder, rule, replaced, removed in product(builders, rules, (0.0, 0.5, 1.0), (0.0, 0.5)):
+        asked = {"builder": builder, "adapter_rule": rule, "replaced_layer_share": replaced}
+        asked |= {"removed_rank_share": removed, "num_adapter_layers": 2}
+        run = read_run_file(None, [f"emulator.{name}={value}" for name, value in asked.items()])
+        said[builder, rule, replaced, removed] = reads_public_text(run)
+        assert reads_public_text(run) is reads_while_built(full, run), asked
+    assert {builder for (builder, rule, *_), reads in said.items() if rule == "ends" and not reads} == {
+        "uniform",
+        "gradot",
+        "distilled",
+    }
+
+
+@pytest.mark.parametrize(("steps", "reads"), [("[]", False), ("[0]", True), ("[2, 4]", True)])
+def test_a_healing_attack_reads_the_public_text(steps: str, reads: bool) -> None:
+    run = read_run_file(None, ["emulator.builder=uniform", f"model_privacy.healing_steps={steps}"])
+    assert reads_public_text(run) is reads
