@@ -115,7 +115,11 @@ def test_harmonizers_of_a_spread_model_lie_beside_the_layers_they_stand_in_for(r
             assert swappable.harmonizers[index].up.weight.grad.device == devices[index]
 
 
-def test_what_layers_of_a_spread_model_read_and_write_is_summed_up_where_they_lie() -> None:
+def test_what_layers_of_a_spread_model_read_and_write_is_summed_up_where_they_lie(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tensors on the second device have no values here, so that none can be checked."""
+    monkeypatch.setattr("scaleot_core.compression.closed_form.check_finite", lambda *_: None)
     full = spread_model()
     alignments = [LinearCka(full.layout.hidden_size, full.layout.layer_device(full.model, i)) for i in range(6)]
     with two_devices():
