@@ -22,9 +22,10 @@ def print_noises(choice: NoiseChoice, statement: PrivacyStatement, console: Cons
     table.add_column("stddev", justify="right", no_wrap=True)
     table.add_column("relative", justify="right", no_wrap=True)
     table.add_column("parameters", overflow="fold")
+    ratios = choice.ratios
     for name, event in sorted(choice.suitable.items(), key=lambda row: row[1].law().stddev()):
         parameters = ", ".join(f"{parameter} {value:.5g}" for parameter, value in event.parameters.items())
-        table.add_row(name, f"{event.law().stddev():.4g}", f"{choice.ratios[name]:.3f}", parameters)
+        table.add_row(name, f"{event.law().stddev():.4g}", f"{ratios[name]:.3f}", parameters)
     console.print(table)
     for reason in choice.refused.values():
         console.print(f"unsuitable: {reason}", highlight=False)
@@ -33,6 +34,7 @@ def print_noises(choice: NoiseChoice, statement: PrivacyStatement, console: Cons
 
 def noise_document(choice: NoiseChoice, statement: PrivacyStatement) -> dict[str, Any]:
     """Returns the same as one JSON document."""
+    ratios = choice.ratios
     return {
         "least": choice.event.noise,
         "epsilon": statement.epsilon,
@@ -40,7 +42,7 @@ def noise_document(choice: NoiseChoice, statement: PrivacyStatement) -> dict[str
         "noises": {
             name: {
                 "stddev": event.law().stddev(),
-                "relative_to_gaussian": choice.ratios[name],
+                "relative_to_gaussian": ratios[name],
                 "parameters": dict(event.parameters),
             }
             for name, event in choice.suitable.items()

@@ -22,21 +22,11 @@ from scaleot_core.errors import InputError
 from scaleot_core.privacy.budget import Budget
 from scaleot_core.privacy.ledger_file import create_ledger
 from tests.support.ledgers import NOW, RUN, TERMS, Place, gaussian, gaussian_epsilon
+from tests.support.outside import tell_outside, told
 from tests.support.power_cut import PowerCut
 
 FORK = multiprocessing.get_context("fork")
 KILLS = 100
-WRITE = os.write  # as it is: what leaves the building has left
-
-
-def tell_outside(path: Path, *words: object) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    WRITE(descriptor, (" ".join(map(str, words)) + "\n").encode())
-    os.close(descriptor)
-
-
-def told(path: Path) -> list[list[str]]:
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def place_in(parent: Path) -> Place:

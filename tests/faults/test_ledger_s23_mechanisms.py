@@ -5,7 +5,6 @@ between the last noise and the ledger's line, or after its bytes have left. What
 two files that no crash touches: a round's number with an attempt's first secret number, and every update that leaves.
 """
 
-import os
 import random
 import signal
 import time
@@ -25,6 +24,7 @@ from scaleot_core.privacy.ledger_lines import Committed
 from scaleot_core.privacy.secret_random import SecretSource
 from tests.support.kills import FORK
 from tests.support.ledgers import RUN
+from tests.support.outside import tell_outside, told
 from tests.support.private_updates import instructions, privacy_request, private_federation
 
 NOW = datetime.now(UTC)
@@ -36,17 +36,6 @@ KILLS = 25
 PLANNED_ROUNDS = 200
 """Room for every death, each of which may cost its round's charge once more."""
 STEPS = 2
-_WRITE = os.write  # as it is: what has left the building has left
-
-
-def tell_outside(path: Path, *words: object) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    _WRITE(descriptor, (" ".join(map(str, words)) + "\n").encode())
-    os.close(descriptor)
-
-
-def told(path: Path) -> list[list[str]]:
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def tell_of_first_draws(rounds: Sequence[int], path: Path) -> None:

@@ -19,6 +19,7 @@ from scaleot_core.privacy.ledger_file import read_chain
 from scaleot_core.privacy.ledger_lines import Committed, Reserved
 from tests.support.federations import Federation, build_federation
 from tests.support.kills import FORK, every_kill
+from tests.support.outside import tell_outside
 from tests.support.private_updates import instructions, private_federation
 
 NOW = datetime.now(UTC)
@@ -26,7 +27,6 @@ SHELF = EmulatorShelf()
 """Filled before the first death: the children inherit the opened emulator, and no death is spent on opening it."""
 STEPS = 12
 KILLS = 30
-_WRITE = os.write  # as it is: what has left the building has left
 OWN_PRIVACY = """
 [privacy]
 epsilon = 1000.0
@@ -40,9 +40,7 @@ noise_multiplier = 2.0
 def answer(home: Path, request: Payload, sent: Path) -> None:
     """Takes part as a trainer does, and sends."""
     update = take_part(home, request, SHELF, now=NOW)
-    descriptor = os.open(sent, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    _WRITE(descriptor, f"{digest_of(update.tensors)}\n".encode())
-    os.close(descriptor)
+    tell_outside(sent, digest_of(update.tensors))
 
 
 def answer_until(step: int, home: Path, request: Payload, sent: Path) -> None:
