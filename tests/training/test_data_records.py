@@ -127,7 +127,7 @@ def test_a_refusal_never_quotes_the_text(tmp_path: Path) -> None:
     assert private not in refusal(tmp_path / "data.jsonl")
 
 
-@pytest.mark.parametrize("content", [b"", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"", mtime=0)], ids=["plain", "gzip"])
 def test_an_empty_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(content)
