@@ -27,10 +27,10 @@ def budget(directory: DataOwnerArgument, *, create: CreateOption = False, as_jso
     if create:
         create_own_ledger(own, now=datetime.now(UTC))
     summary = summarise_own_ledger(own)
-    records = summary.terms.data_set.records
-    for warning in (*summary.warnings, *declared_number_warnings(own_privacy(own), records)):
+    warnings = [*summary.warnings, *declared_number_warnings(own_privacy(own), summary.terms.data_set.records)]
+    for warning in warnings:
         typer.echo(warning, err=True)
     if as_json:
-        typer.echo(json.dumps(summary.to_json(), indent=2, allow_nan=False))
+        typer.echo(json.dumps({"warnings": warnings, **summary.to_json()}, indent=2, allow_nan=False))
     else:
         print_budget(summary, Console())

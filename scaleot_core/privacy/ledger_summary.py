@@ -65,9 +65,8 @@ class LedgerSummary:
         )
 
     def to_json(self) -> Json:
-        """Returns the summary as JSON values."""
+        """Returns the summary as JSON values, without its warnings."""
         return {
-            "warnings": list(self.warnings),
             "terms": self.terms.model_dump(mode="json"),
             "head": self.head,
             "budget_epsilon": self.budget_epsilon,

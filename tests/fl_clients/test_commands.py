@@ -111,9 +111,10 @@ def test_a_declared_number_far_from_the_true_one_is_warned_of(
     budget(directory, "--create")
     assert "declared_records" not in capsys.readouterr().err
     path.write_text(path.read_text().replace("declared_records = 9", f"declared_records = {declared}"))
-    assert budget(directory) == 0
-    warned = capsys.readouterr().err
-    assert f"declared_records = {declared}, but there are 9 records: samples are {effect}" in warned
+    assert budget(directory, "--json") == 0
+    printed = capsys.readouterr()
+    assert f"declared_records = {declared}, but there are 9 records: samples are {effect}" in printed.err
+    assert json.loads(printed.out)["warnings"] == [printed.err.strip()]
 
 
 def test_a_delta_of_one_over_the_records_is_warned_of_when_the_ledger_is_made_and_after(

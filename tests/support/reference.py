@@ -61,8 +61,11 @@ class DynamicLayerReplace:
         uniform = torch.rand(self.num_layers, generator=self.policy).tolist()
         pi = [u / (1 + math.exp(-s)) for u, s in zip(uniform, self.scores, strict=True)]
         replaced: set[int] = set()
-        for start in range(0, self.num_layers, self.settings.group_size):
-            group = order[start : start + self.settings.group_size]
+        size = self.settings.group_size
+        groups = [order[start : start + size] for start in range(0, self.num_layers, size)]
+        if len(groups) > 1 and len(groups[-1]) == 1:  # ours: the paper's counts leave no layer alone
+            groups[-2:] = [groups[-2] + groups[-1]]
+        for group in groups:
             for layer in group:
                 smaller = sum(pi[other] < pi[layer] for other in group)
                 if smaller < len(group) // 2:
