@@ -8,7 +8,7 @@ from pathlib import Path
 from fl_clients.membership import Membership, read_membership
 from fl_clients.policy import DATA_OWNER_FILE
 from scaleot_core.doctor import Check, certificate_chain, describe_gpu, private_files
-from scaleot_core.errors import InputError, ScaleOTError
+from scaleot_core.errors import ScaleOTError
 from scaleot_core.reaching import compare_clocks, reach
 
 
@@ -40,8 +40,7 @@ def _admission(home: Path) -> str:
 def _device(membership: Membership) -> str:
     import torch
 
-    if membership.own.device == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            f'device = "cuda" in {DATA_OWNER_FILE}, but PyTorch sees no GPU: install its CUDA build, or "cpu"'
-        )
+    from scaleot_core.models.devices import chosen_devices
+
+    chosen_devices(membership.own.device, torch.cuda.device_count())
     return f"{membership.own.device}: {describe_gpu()}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fl_clients.acceptance import read_federation
 from fl_clients.data_owner_home import DataOwnerHome
-from fl_clients.policy import DataOwnerFile, read_data_owner_file
+from fl_clients.policy import DATA_OWNER_FILE, DataOwnerFile, read_data_owner_file
 from scaleot_core.address import Address, parse_address
 from scaleot_core.bundle.key_files import read_private_file
 from scaleot_core.bundle.tls_files import TlsFiles, read_tls_files
@@ -52,6 +52,10 @@ class Membership:
         return Address(LOOPBACK, self.own.node_port)
 
 
+_USUAL_PLACES = ("bundle", "grant", "identity_key", "owner_public_key")
+"""Keys of ``data-owner.toml`` that are for simulations: admission, fetch and rounds of a home all use its own files."""
+
+
 def read_membership(home: Path) -> Membership:
     """Reads a data owner's home and checks what can be checked without starting anything.
 
@@ -65,6 +69,7 @@ def read_membership(home: Path) -> Membership:
             f"{home}: expected a path without quotes, backslashes and line breaks, which Flower cannot take"
         )
     own = read_data_owner_file(home)
+    _check_usual_places(home, own)
     federation, tls = read_federation(DataOwnerHome(home)), DataOwnerHome(home).tls
     read_tls_files(tls, now=datetime.now(UTC))
     fleet, distribution = parse_address(federation.fleet), parse_address(federation.distribution)
@@ -74,3 +79,13 @@ def read_membership(home: Path) -> Membership:
     if membership.secret.exists():
         read_private_file(membership.secret)
     return membership
+
+
+def _check_usual_places(home: Path, own: DataOwnerFile) -> None:
+    for key in _USUAL_PLACES:
+        usual = home / DataOwnerFile.model_fields[key].default
+        if getattr(own, key) != usual:
+            raise InputError(
+                f"{home / DATA_OWNER_FILE}: {key} leads to {getattr(own, key)}, and who joins a federation keeps it at "
+                f"{usual}: leave the key out"
+            )

@@ -35,6 +35,7 @@ from scaleot_core.federation.messages import (
 )
 from scaleot_core.federation.signing import sign
 from scaleot_core.federation.validation import AdapterSchema, decode_tensors, encode_tensors
+from scaleot_core.models.devices import chosen_devices
 from scaleot_core.privacy.private_examples import private_examples
 from scaleot_core.progress import Reporter
 from scaleot_core.seeds import derive_seed
@@ -67,17 +68,19 @@ class EmulatorShelf:
         Raises:
             VerificationError: bundle or grant are not the owner's, not for this data owner, or out of date.
             InstructionsRefusedError: the server works with another bundle.
+            InputError: a file of the data owner's own is missing, or its device is not there.
             ModelError: the bundle holds no emulator.
         """
         with self._lock:
             bundle = self._verify(own, bundle_digest, now)
             grant, identity = _read_grant(own.grant), load_identity(own.identity_key)
             verify_grant(bundle, grant, identity, organisation=own.organisation, now=now)
-            key = (bundle.digest, str(_device(own.device)), own.dtype)
+            device, *_ = chosen_devices(own.device, torch.cuda.device_count())
+            key = (bundle.digest, str(device), own.dtype)
             if key not in self._emulators:
                 self._drop_other_bundles(bundle.digest)
                 with open_bundle(bundle, grant, identity, organisation=own.organisation, now=now) as opened:
-                    self._emulators[key] = _read_emulator(opened.files, own)
+                    self._emulators[key] = _read_emulator(opened.files, own, device)
             yield self._emulators[key]
 
     def _verify(self, own: DataOwnerFile, bundle_digest: str, now: datetime) -> VerifiedBundle:
@@ -223,14 +226,8 @@ def _plain_update(
     return LocalUpdate(encode_tensors(state), result.num_examples, result.mean_loss)
 
 
-def _device(choice: str) -> torch.device:
-    if choice == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(choice)
-
-
-def _read_emulator(files: Mapping[str, Path], own: DataOwnerFile) -> Emulator:
-    emulator = read_emulator(files, device=_device(own.device))
+def _read_emulator(files: Mapping[str, Path], own: DataOwnerFile, device: torch.device) -> Emulator:
+    emulator = read_emulator(files, device=device)
     if own.dtype == "float32":
         emulator.model.float()
     return emulator

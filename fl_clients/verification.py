@@ -112,8 +112,10 @@ def verify_path(path: Path, owner: VerifyingKey, *, pinned_root: Path | None, no
     """Verifies every byte of a bundle, or of the newest one in a repository and all that leads to it.
 
     ``now`` carries a time zone. Raises ``VerificationError`` with the code of the check that failed, ``FetchError``
-    for a file that a repository lacks, and ``InputError`` for a pinned root that cannot be read or has no repository.
+    for a file that a repository lacks, and ``InputError`` for a path that is no directory and for a pinned root that
+    cannot be read or has no repository.
     """
+    _check_is_directory(path)
     if not is_repository(path):
         if pinned_root is not None:
             raise InputError(f"--root {pinned_root}: {path} is no repository, and a bundle alone has no root")
@@ -133,12 +135,18 @@ def verify_path(path: Path, owner: VerifyingKey, *, pinned_root: Path | None, no
     return Verified(bundle, VerifiedRoot(first, last, pinned_root is not None))
 
 
+def _check_is_directory(path: Path) -> None:
+    if not path.is_dir():
+        raise InputError(f"{path} is no directory: expected a sealed bundle or a repository of them")
+
+
 def inspect_path(path: Path, owner: VerifyingKey | None, grant: GrantFiles | None, *, now: datetime) -> Inspection:
     """Reads what a bundle, or a repository's newest one, says of itself; verified if the owner's key is given.
 
     With a grant, which needs the owner's key, the inner manifest is decrypted; nothing else is. ``now`` carries a time
     zone. Raises ``VerificationError`` and ``InputError``.
     """
+    _check_is_directory(path)
     found = UnverifiedBundle(path, _newest_envelope(path)) if is_repository(path) else read_bundle(path)
     if owner is None:
         return Inspection(_outer(found.envelope), None, is_verified=False)

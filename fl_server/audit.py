@@ -8,6 +8,7 @@ from fl_server.privacy import asked_training, budget_of
 from scaleot_core.errors import InputError
 from scaleot_core.privacy.accountant import epsilon_of
 from scaleot_core.privacy.audit import AuditReport, audit_mechanism
+from scaleot_core.privacy.audit_bound import check_confidence
 from scaleot_core.privacy.canaries import CANARY_NORM, canary_task, check_can_be_audited
 from scaleot_core.privacy.private_rounds import AskedTraining, mechanism_for_round, round_event
 from scaleot_core.progress import Reporter
@@ -26,8 +27,9 @@ def audit(run: RunFile, *, canaries: int, confidence: float, reporter: Reporter)
     less noise and hide more of a fault.
 
     Raises:
-        InputError: the run file claims nothing, or one run cannot audit its mechanism.
+        InputError: the run file claims nothing, one run cannot audit its mechanism, or ``confidence`` is none.
     """
+    check_confidence(confidence)
     asked = asked_training(run)
     if asked is None:
         raise InputError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from fl_server.benchmark_measure import Workload, measure
-from fl_server.compress import DTYPES, asset_or_path, chosen_devices, importance_settings, load_full_model
+from fl_server.compress import DTYPES, asset_or_path, importance_settings, load_full_model
 from fl_server.privacy import asked_training, budget_of
 from fl_server.reference import adapter_spec
 from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
@@ -21,6 +21,7 @@ from scaleot_core.compression.importance import SwappableLayers, sample_replaced
 from scaleot_core.config import with_settings
 from scaleot_core.federation.messages import MechanismName
 from scaleot_core.federation.validation import SCALARS, encode_tensors
+from scaleot_core.models.devices import chosen_devices
 from scaleot_core.models.loading import LanguageModel, random_model
 from scaleot_core.privacy.private_rounds import AskedTraining, mechanism_for_round, round_event
 from scaleot_core.privacy.release import LocalTask

@@ -97,7 +97,7 @@ def publish(
             prune_copy(home / REPOSITORY_DIRECTORY, to)
     _say_what_is_published(said, expiries, as_json=as_json)
     if "version" in said:
-        typer.echo(f"grants for organisations that fetch from a folder: {home / GRANTS_DIRECTORY}", err=True)
+        typer.echo(f"grants for organisations that run scaleot fetch: {home / GRANTS_DIRECTORY}", err=True)
 
 
 def _say_what_is_published(said: dict[str, Any], expiries: "Expiries", *, as_json: bool) -> None:
@@ -114,4 +114,4 @@ def _say_what_is_published(said: dict[str, Any], expiries: "Expiries", *, as_jso
     if "removed" in said:
         typer.echo(f"versions removed: {', '.join(map(str, said['removed'])) or 'none'}")
     for role, end in ends.items():
-        typer.echo(f"{role} metadata is accepted until {end or 'nothing is published yet'}")
+        typer.echo(f"{role} metadata is accepted until {end}" if end else f"{role} metadata: nothing is published yet")

@@ -128,9 +128,12 @@ def estimate(
     from fl_server.compress import importance_settings, load_full_model, public_blocks, timed_importance
     from scaleot_core.compression.importance_store import importance_digest, save_importance
     from scaleot_core.config import read_run_file
+    from scaleot_core.errors import OutputError
     from scaleot_core.progress import terminal_or_log_reporter
 
     run, reporter = read_run_file(file, overrides), terminal_or_log_reporter()
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is no directory: give --out another one")
     full = load_full_model(run.model, reporter)
     blocks, settings = public_blocks(full, run.importance, reporter), importance_settings(run.importance)
     digest = importance_digest(full.digest, blocks, settings)

@@ -24,6 +24,7 @@ from scaleot_core.compression.importance_store import (
 )
 from scaleot_core.compression.plan import RankTarget
 from scaleot_core.errors import DataError
+from scaleot_core.models.devices import chosen_devices
 from scaleot_core.models.loading import LanguageModel, load_model
 from scaleot_core.models.positions import num_positions
 from scaleot_core.progress import Reporter
@@ -49,13 +50,6 @@ def load_full_model(section: ModelSection, reporter: Reporter) -> LanguageModel:
     device, *spare_devices = chosen_devices(section.device, torch.cuda.device_count())
     directory = asset_or_path(section.source, reporter)
     return load_model(directory, dtype=DTYPES[section.dtype], device=device, spare_devices=spare_devices)
-
-
-def chosen_devices(choice: str, num_gpus: int) -> tuple[torch.device, ...]:
-    """Returns where a full model may stand, the best place first; "auto" gives every GPU, or the CPU without one."""
-    if choice == "auto" and num_gpus:
-        return tuple(torch.device("cuda", index) for index in range(num_gpus))
-    return (torch.device("cpu" if choice == "auto" else choice),)
 
 
 def needs_importance(section: EmulatorSection) -> bool:

@@ -86,8 +86,8 @@ def read_deployment(home: Path) -> Deployment:
     home = home.absolute()
     if not (home / OWNER_FILE).is_file():
         raise InputError(
-            f"{home} is no model owner's home: expected {OWNER_FILE} in it. scaleot keygen makes a home; the run file "
-            "is yours to put there"
+            f"there is no {home / OWNER_FILE}: write a run file there, in a model owner's home as scaleot keygen makes "
+            "it"
         )
     settings = read_run_file_elsewhere(home / OWNER_FILE).serve
     tls = OwnerHome(home).server_tls

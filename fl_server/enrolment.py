@@ -56,7 +56,7 @@ def approve(home: OwnerHome, applicant: Applicant, addresses: Addresses, *, max_
         OutputError: they cannot be written.
     """
     authority = load_authority(home.authority, now=now)
-    _check_addresses(home, addresses)
+    check_addresses(home, addresses)
     certificate = issue_to_member(authority, applicant.organisation, applicant.tls_public_key, now=now)
     # before the decision, so that nothing can fail after it
     admission = _admission(home, applicant.organisation, applicant, certificate, addresses, now=now)
@@ -79,7 +79,7 @@ def approve(home: OwnerHome, applicant: Applicant, addresses: Addresses, *, max_
 def renew(home: OwnerHome, organisation: str, addresses: Addresses, *, now: datetime) -> bytes:
     """Issues a member another certificate for the same key and returns a new admission; raises like ``approve``."""
     authority = load_authority(home.authority, now=now)
-    _check_addresses(home, addresses)
+    check_addresses(home, addresses)
     registry = Registry(home.registry)
     member = registry.known_member(organisation)
     certificate = issue_to_member(authority, organisation, member.tls_public_key, now=now)
@@ -160,8 +160,12 @@ def _newest_root(home: OwnerHome) -> bytes:
     return read_small_file(path, MAX_METADATA_BYTES)
 
 
-def _check_addresses(home: OwnerHome, addresses: Addresses) -> None:
-    """Checks that members will find the server's certificate good at the addresses they are given."""
+def check_addresses(home: OwnerHome, addresses: Addresses) -> None:
+    """Checks that members will find the server's certificate good at the addresses they are given.
+
+    Raises:
+        InputError: an address is none, or not of the certificate's hosts; or the home has no certificate.
+    """
     hosts = hosts_of(read_certificate(home.authority / SERVER_CERTIFICATE))
     for address in (addresses.distribution, addresses.fleet):
         host = _host_of(address)

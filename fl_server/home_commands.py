@@ -37,7 +37,8 @@ def keygen(home: HomeArgument, host: HostOption = []) -> None:  # noqa: B006 - t
         "  grow with every decision, back them up with the rest: organisations.jsonl, audit.jsonl, their .head.json\n"
         "  public: owner.pub, authority/*.pem, repository/\n"
         f"  the server's certificate is for {', '.join(hosts_of(server))} until {server.not_valid_after_utc:%Y-%m-%d}\n"
-        f"next: scaleot seal RUN.toml --home {home}, scaleot publish {home}, and for every organisation\n"
+        f"next: write {home}/owner.toml, your run file; scaleot seal {home}/owner.toml --home {home},\n"
+        f"      scaleot publish {home}, and for every organisation\n"
         f"      scaleot org approve {home} enrolment.json --distribution HOST:PORT --fleet HOST:PORT\n"
         "the fingerprint of owner.pub, to read out to every organisation by telephone:",
         err=True,
@@ -71,7 +72,7 @@ def approve(
     """Make the organisation of ENROLMENT.json a member, after its fingerprint was compared; write its admission."""
     from datetime import UTC, datetime
 
-    from fl_server.enrolment import Addresses
+    from fl_server.enrolment import Addresses, check_addresses
     from fl_server.enrolment import approve as approve_applicant
     from fl_server.owner_home import OwnerHome
     from scaleot_core.bundle.files import read_small_file
@@ -80,12 +81,13 @@ def approve(
 
     envelope = read_small_file(request, MAX_REQUEST_BYTES)
     applicant = read_request(envelope)
-    destination = _new_file(out, applicant.organisation)
+    destination, addresses = _new_file(out, applicant.organisation), Addresses(distribution, fleet)
+    check_addresses(OwnerHome(home), addresses)
     compare_fingerprint(fingerprint, request_fingerprint(envelope), of=f"the request of {applicant.organisation}")
     admission = approve_applicant(
         OwnerHome(home),
         applicant,
-        Addresses(distribution, fleet),
+        addresses,
         max_examples=max_examples,
         now=datetime.now(UTC),
     )
@@ -194,12 +196,17 @@ def verify_audit_log(
 
 
 def _new_file(out: Path | None, organisation: str) -> Path:
-    """Returns where an admission goes; asked before anything is decided, since it must not exist yet."""
+    """Returns where an admission goes: asked before anything is decided, since what is decided must get there."""
+    import os
+
     from scaleot_core.errors import OutputError
 
     destination = out or Path(f"{organisation}.admission.json")
     if destination.exists():
         raise OutputError(f"{destination} exists already; remove it first or give another name with --out")
+    place = destination.absolute().parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(f"{destination} cannot be written: expected {place} to be a directory of yours")
     return destination
 
 

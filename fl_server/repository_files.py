@@ -51,8 +51,12 @@ def copy_repository(repository: Path, destination: Path) -> None:
     """Brings a copy, for any static store to serve, to what the repository says now.
 
     Whatever it is killed at, clients of the copy find what it said before or what it says now: numbers and digests come
-    first, then the timestamp that leads to them, then roots. Raises ``OutputError``.
+    first, then the timestamp that leads to them, then roots. Raises ``OutputError``, also where ``destination`` holds
+    something else than such a copy.
     """
+    held = {path.name for path in destination.iterdir()} if destination.is_dir() else set()
+    if held and not held & {OBJECTS_DIRECTORY, METADATA_DIRECTORY, TARGETS_DIRECTORY}:
+        raise OutputError(f"{destination} holds something else than a copy of a repository: give an empty directory")
     for path in sorted((repository / OBJECTS_DIRECTORY).glob("[0-9a-f]*")):
         place_object(path, destination / OBJECTS_DIRECTORY / path.name)
     metadata = sorted((repository / METADATA_DIRECTORY).glob("[0-9]*.json"))

@@ -42,8 +42,11 @@ def plug_in(
 ) -> None:
     """Plug what a federation has reached into the full model and measure it; default output: OWNER_HOME/tuned."""
     from fl_server.output import new_output, show_report
+    from scaleot_core.errors import InputError
     from scaleot_core.progress import terminal_or_log_reporter
 
+    if not (home / "run").is_dir():
+        raise InputError(f"{home} has no run: expected a model owner's home in which scaleot serve has run")
     destination = out or home / "tuned"
     with new_output(destination) as directory:
         from fl_server.plugging import plug_in as run_plug_in

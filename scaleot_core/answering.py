@@ -82,8 +82,8 @@ def _generate(
     running = list(range(len(contexts)))
     cache = None
     for _ in range(answer_tokens):
-        output = model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = output.past_key_values
+        output = model(input_ids=input_ids, cache=cache, use_cache=True, logits_to_keep=1)
+        cache = output.cache
         next_tokens: list[int] = output.logits[:, -1].argmax(dim=-1).tolist()
         for index, token in zip(running, next_tokens, strict=True):
             generated[index].append(token)

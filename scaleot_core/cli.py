@@ -9,10 +9,13 @@ all.
 import importlib.metadata
 import os
 import platform
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from importlib.metadata import EntryPoint
+from types import FrameType
+from typing import NoReturn
 
 import click
 import typer
@@ -45,14 +48,20 @@ LIBRARY_ENVIRONMENT = {
 def main() -> None:
     """Runs the command line of this process and leaves with its exit code."""
     os.environ.update(LIBRARY_ENVIRONMENT)
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(run(sys.argv[1:], importlib.metadata.entry_points(group=VERBS_GROUP)))
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    """Ends the verb by an exception: what it keeps in temporary directories, private text and keys, goes with it."""
+    raise SystemExit(128 + number)
 
 
 def run(arguments: Sequence[str], verbs: Iterable[EntryPoint]) -> int:
     """Runs one verb and returns the exit code.
 
     0 done, 1 our error, 2 usage or input, 3 not verified (a bundle, a ledger that cannot be believed, a claim that an
-    audit refutes), 4 privacy budget exhausted, 130 interrupted.
+    audit refutes), 4 privacy budget exhausted, 130 interrupted; 143 where SIGTERM ends the process.
     """
     try:
         status = typer.main.get_command(_build_app(verbs)).main(list(arguments), "scaleot", standalone_mode=False)

@@ -7,7 +7,7 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel
@@ -20,7 +20,7 @@ Document = dict[str, Any]
 """A run file as TOML gives it."""
 
 Key = tuple[str, ...]
-"""A section and a key, or one name at the top."""
+"""A section and a key, what lies below it in a table of tables, or one name at the top."""
 
 _SHOWN_CHARACTERS = 60
 _TYPES: dict[object, str] = {
@@ -28,7 +28,7 @@ _TYPES: dict[object, str] = {
     float: "a number",
     bool: "true or false",
     str: "a text in quotes",
-    list[int]: "a list of whole numbers",
+    Any: "a value",
 }
 
 
@@ -36,12 +36,14 @@ def describe_faults(schema: type[BaseModel], errors: Sequence[ErrorDetails]) -> 
     """Turns pydantic's errors of ``schema`` into one sentence for each faulty key."""
     faults: dict[Key, str] = {}
     for error in errors:
-        key = tuple(str(part) for part in error["loc"][:2])
+        key = tuple(part for part in error["loc"] if isinstance(part, str))  # of a list the whole, not its items
         context = error.get("ctx", {})
         if error["type"] == "default_factory_not_called":
             continue  # follows from another key's fault, which is reported
         if error["type"] == "extra_forbidden":
             faults[key] = _unknown(schema, key)
+        elif error["type"] == "missing":
+            faults[key] = f"{'.'.join(key)}: missing, expected {_expected(schema, key, error)}"
         elif error["type"] == "scaleot":
             key, got = _place(key, context.get("key"), error["input"])
             faults[key] = f"{'.'.join(key)}: got {_shown(got)}, expected {error['msg']}"
@@ -103,18 +105,34 @@ def _unknown(schema: type[BaseModel], key: Key) -> str:
 def _expected(schema: type[BaseModel], key: Key, error: ErrorDetails) -> str:
     parent = _model_at(schema, key[:-1])
     field = parent.model_fields.get(key[-1]) if parent else None
-    if field is None or _model_at(schema, key):
+    if len(key) == 1 and _model_at(schema, key):
         return f"a table: [{key[0]}]"
-    if get_origin(field.annotation) is Literal:
-        values = [str(value) for value in get_args(field.annotation)]
-        near = _nearest(str(error["input"]), values)
+    limits = field.metadata if field else []
+    return _kind(_annotation_at(schema, key), limits, str(error["input"]))
+
+
+def _kind(annotation: object, limits: Sequence[object], given: str) -> str:
+    """Says what ``annotation`` stands for, within ``limits``; of names, also which is the nearest to ``given``."""
+    if get_origin(annotation) is Literal:
+        values = [str(value) for value in get_args(annotation)]
+        near = _nearest(given, values)
         known = " or ".join(f'"{value}"' for value in values)
         return known + (f'; did you mean "{near}"?' if near else "")
-    return _TYPES[field.annotation] + _range(field)
+    if get_origin(annotation) is list:
+        (item,) = get_args(annotation)
+        each = "" if item is Any else f", each {_kind(_bare(item), _limits_of(item), given)}"
+        return f"a list{_range(limits)}{each}"
+    return _TYPES.get(annotation, "a table") + _range(limits)
 
 
-def _range(field: FieldInfo) -> str:
-    limits = {type(limit): limit for limit in field.metadata}
+def _limits_of(annotation: object) -> Sequence[object]:
+    """Returns what an item's own ``Field`` bounds it by."""
+    fields = [extra for extra in get_args(annotation)[1:] if isinstance(extra, FieldInfo)]
+    return fields[0].metadata if fields else []
+
+
+def _range(metadata: Sequence[object]) -> str:
+    limits: dict[type, Any] = {type(limit): limit for limit in metadata}
     if {annotated_types.Ge, annotated_types.Le} <= limits.keys():
         return f" from {limits[annotated_types.Ge].ge} to {limits[annotated_types.Le].le}"
     if {annotated_types.Gt, annotated_types.Lt} <= limits.keys():
@@ -127,11 +145,28 @@ def _range(field: FieldInfo) -> str:
 
 
 def _model_at(schema: type[BaseModel], key: Key) -> type[BaseModel] | None:
-    if not key:
-        return schema
-    field = schema.model_fields.get(key[0])
-    annotation = field.annotation if field and len(key) == 1 else None
+    annotation = _annotation_at(schema, key)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _annotation_at(schema: type[BaseModel], key: Key) -> object:
+    """Returns the type of what stands at ``key``, through sections and tables of tables; ``None``: no such key."""
+    found: object = schema
+    for part in key:
+        if get_origin(found) is dict:
+            found = get_args(found)[1]
+        elif isinstance(found, type) and issubclass(found, BaseModel):
+            field = found.model_fields.get(part)
+            found = field.annotation if field else None
+        else:
+            return None
+        found = _bare(found)
+    return found
+
+
+def _bare(annotation: object) -> object:
+    """Returns a type without what ``Annotated`` adds to it."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def _keys(schema: type[BaseModel]) -> list[Key]:

@@ -113,7 +113,7 @@ def _logits(model: nn.Module, rows: Sequence[_Row]) -> Tensor:
     cache = None
     if begin > 0:
         beginnings = torch.tensor([context[:begin] for context in places], device=device)
-        cache = model(input_ids=beginnings, logits_to_keep=no_logits(), use_cache=True).past_key_values
+        cache = model(input_ids=beginnings, logits_to_keep=no_logits(), use_cache=True).cache
         cache.batch_select_indices(context_of_row)  # on the CPU: the layers of a cache can lie on several devices
     input_ids = torch.zeros(len(rows), max(len(row.token_ids) for row in rows) - begin, dtype=torch.long)
     is_needed = torch.zeros_like(input_ids, dtype=torch.bool)
@@ -123,7 +123,7 @@ def _logits(model: nn.Module, rows: Sequence[_Row]) -> Tensor:
         is_needed[number, row.target_start - 1 - begin : length] = True
     logits: Tensor = model(
         input_ids=input_ids.to(device),
-        past_key_values=cache,
+        cache=cache,
         logits_to_keep=is_needed.to(device),
         use_cache=cache is not None,
     ).logits

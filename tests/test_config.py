@@ -109,18 +109,43 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         ("federation.trimmed_share=0.5", "expected a number between 0 and 0.5"),
         ("federation.assumed_attackers=0", "expected a whole number, at least 1"),
         ("model_privacy.strong_emulator_steps=-1", "expected a whole number, at least 0"),
-        ("model_privacy.healing_steps=50", "expected a list of whole numbers"),
-        ("model_privacy.healing_steps=[0, 1.5]", "expected a list of whole numbers"),
+        ("model_privacy.healing_steps=50", "expected a list, each a whole number"),
+        ("model_privacy.healing_steps=[0, 1.5]", "expected a list, each a whole number"),
         ("model_privacy.healing_steps=[50, 0]", "from 0 upwards, each above the one before"),
         ("model_privacy.healing_steps=[-1, 5]", "from 0 upwards, each above the one before"),
         ("evaluation.full_fine_tuning=1", "expected true or false"),
         ("model.source=''", "a text in quotes, not empty"),
         ("adapter.kind=Lora", 'expected "lora" or "layers" or "bottleneck"'),
+        ("compare.builders=['scaleoT']", 'expected a list, not empty, each "scaleot" or'),
+        ("compare.builders=['crush']", 'did you mean "crash"?'),
+        ("compare.builders=[]", "got [], expected a list, not empty"),
+        ("compare.seeds=-1", "got -1, expected a list, not empty, each a whole number from 0 to 4294967295"),
+        ("compare.seeds=[0, -1]", "got -1, expected a list, not empty, each a whole number from 0 to 4294967295"),
+        ("compare.tasks=3", "got 3, expected a table"),
+        ("compare.tasks={rte = 'rte'}", 'compare.tasks.rte: got "rte", expected a table'),
+        ("compare.tasks={rte = {test = ''}}", "compare.tasks.rte.train: missing, expected a text in quotes, not empty"),
+        ("compare.tasks={rte = {trian = 'x', train = 'rte'}}", "compare.tasks.rte.trian: no such key; did you mean"),
+        ("compare.vary=[1]", "got [1], expected a table"),
+        ("compare.vary={'adapter.rank' = 4}", "compare.vary.adapter.rank: got 4, expected a list"),
+        ("compare.variants={wide = 4}", "compare.variants.wide: got 4, expected a table"),
     ],
 )
 def test_a_value_out_of_range_or_of_another_type_is_refused(override: str, fault: str) -> None:
     [only] = faults_of(None, override)
     assert only.startswith(override.partition("=")[0]) and fault in only
+
+
+SECTIONS = {name: field.annotation.model_fields for name, field in RunFile.model_fields.items() if name != "seed"}
+WRONG_VALUES = ("[]", "[[]]", "{}", "{a = 1}", "{a = {b = []}}", "[-1]", "-1e999", "true", "''", "1979-05-27", "[{}]")
+
+
+@pytest.mark.parametrize("key", [f"{section}.{key}" for section, keys in SECTIONS.items() for key in keys])
+def test_whatever_stands_at_a_key_it_is_taken_or_refused_by_name(key: str) -> None:
+    for value in WRONG_VALUES:
+        try:
+            read_run_file(None, [f"{key}={value}"])
+        except RunFileError as error:
+            assert all(key.partition(".")[0] in fault for fault in error.faults), value
 
 
 def test_another_word_than_those_known_is_refused_and_all_of_them_are_named() -> None:

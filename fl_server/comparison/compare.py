@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from fl_server.comparison.bench import Bench
-from fl_server.comparison.points import Point, check_points, expand
-from fl_server.comparison.public_text import check_public_text
+from fl_server.comparison.points import Point, expand
 from fl_server.comparison.store import ResultStore, check_directory
 from fl_server.compress import asset_or_path, load_full_model
 from fl_server.data import read_data
+from fl_server.feasibility import check_layers, check_public_text
 from fl_server.memory import return_freed_memory
 from fl_server.privacy import check_privacy, planned_lines
 from fl_server.versions import versions
@@ -29,7 +29,7 @@ def default_directory(run: RunFile) -> Path:
 
 
 def compare(run: RunFile, directory: Path, reporter: Reporter) -> list[dict[str, Any]]:
-    """Runs every point of the run file's ``[compare]`` and returns their results those of one emulator together.
+    """Runs every point of the run file's ``[compare]`` and returns their results, those of one emulator together.
 
     What ``directory`` holds of an earlier, killed run is not computed again. Every point, every file of records and the
     public text are checked before the first point is run or anything is written.
@@ -40,12 +40,13 @@ def compare(run: RunFile, directory: Path, reporter: Reporter) -> list[dict[str,
         OutputError: the directory cannot be written, or was begun by other versions.
     """
     points = expand(run)
-    check_points(points, read_layout(asset_or_path(run.model.source, reporter)).num_layers)
+    runs = [point.run for point in points]
+    check_layers(runs, read_layout(asset_or_path(run.model.source, reporter)).num_layers)
     for point in _one_for_each_data(points):
         check_privacy(point.run, read_data(point.run, reporter).partitions, reporter)
     check_directory(directory, versions())
     full = load_full_model(run.model, reporter)
-    check_public_text(points, full, reporter)
+    check_public_text(runs, full, reporter)
     store = ResultStore(directory, versions())
     bench = Bench(full, store, reporter)
     results = []

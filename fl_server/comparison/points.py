@@ -2,15 +2,11 @@
 
 import itertools
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fl_server.compress import importance_settings, needs_importance
-from scaleot_core.compression.builders.crash import MIN_BLOCKS
-from scaleot_core.compression.importance import check_settings
 from scaleot_core.config import with_settings
-from scaleot_core.errors import ModelError, RunFileError
+from scaleot_core.errors import RunFileError
 from scaleot_core.run_file import CompareSection, RunFile
 
 ONE_MODEL = "model: a comparison is of one model; give each model a run file of its own"
@@ -69,30 +65,6 @@ def expand(run: RunFile) -> tuple[Point, ...]:
 def emulator_key(run: RunFile) -> str:
     """Returns a text that two runs share exactly if they build the same emulator of the same model."""
     return json.dumps([run.importance.model_dump(), run.emulator.model_dump()], sort_keys=True)
-
-
-def check_points(points: Sequence[Point], num_layers: int) -> None:
-    """Checks that a model of so many layers can be compressed as the points ask.
-
-    Raises:
-        RunFileError: with every impossible choice at once.
-    """
-    counts = sorted({point.run.emulator.num_adapter_layers for point in points})
-    faults = [
-        f"emulator.num_adapter_layers: got {count}, expected at most {num_layers}, the model's layers"
-        for count in counts
-        if count > num_layers
-    ]
-    runs = [point.run for point in points]
-    if any(run.emulator.builder == "crash" and run.emulator.public_blocks < MIN_BLOCKS for run in runs):
-        faults.append(f"emulator.public_blocks: crash needs at least {MIN_BLOCKS}")
-    for settings in {importance_settings(run.importance) for run in runs if needs_importance(run.emulator)}:
-        try:
-            check_settings(settings, num_layers)
-        except ModelError as error:
-            faults.append(f"importance: {error}")
-    if faults:
-        raise RunFileError("[compare]", tuple(faults))
 
 
 def _combinations(compare: CompareSection) -> list[tuple[tuple[tuple[str, Any], ...], dict[str, Any]]]:

@@ -19,11 +19,11 @@ def is_asset(name: str) -> bool:
     return name in ASSETS
 
 
-def asset_path(name: str, cache: Path | None = None, *, reporter: Reporter = _SILENT) -> Path:
+def asset_path(name: str, *, reporter: Reporter = _SILENT) -> Path:
     """Returns where an embedded asset lies; its first use fetches, verifies and converts it.
 
-    A model is a directory in Hugging Face format; the others are JSON lines. Without ``cache`` it is the user's cache
-    directory, or the one that the environment's SCALEOT_CACHE names.
+    A model is a directory in Hugging Face format; the others are JSON lines. They lie in the user's cache directory, or
+    in the one that the environment's SCALEOT_CACHE names.
 
     Raises:
         AssetError: there is no asset of that name, or it cannot be fetched, verified or written.
@@ -34,4 +34,4 @@ def asset_path(name: str, cache: Path | None = None, *, reporter: Reporter = _SI
     asset = ASSETS.get(name)
     if asset is None:
         raise AssetError(f'no embedded asset "{name}": there are {", ".join(ASSETS)}')
-    return stored(asset.source, cache or cache_directory(), reporter=reporter) / asset.name
+    return stored(asset.source, cache_directory(), reporter=reporter) / asset.name

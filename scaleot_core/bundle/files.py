@@ -48,7 +48,7 @@ def new_directory(destination: Path) -> Iterator[Path]:
     Raises ``OutputError`` if ``destination`` exists or cannot be written.
     """
     if os.path.lexists(destination):
-        raise OutputError(f"{destination} exists already; choose another destination or remove it first")
+        raise OutputError(f"{destination} exists already, and is left as it is: choose another place")
     building = destination.with_name(f".{destination.name}.{secrets.token_hex(8)}.partial")
     try:
         building.mkdir()

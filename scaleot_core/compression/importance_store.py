@@ -47,8 +47,8 @@ def find_importance(digest: str, folders: Sequence[Path]) -> ImportanceReport | 
     return None
 
 
-def save_importance(report: ImportanceReport, directory: Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Writes a report to ``directory``, whole or not at all; the harmonizers in ``dtype``.
+def save_importance(report: ImportanceReport, directory: Path) -> None:
+    """Writes a report to ``directory``, whole or not at all; the harmonizers in half precision.
 
     Raises:
         OutputError: the directory cannot be written.
@@ -57,7 +57,7 @@ def save_importance(report: ImportanceReport, directory: Path, *, dtype: torch.d
         directory.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
-            harmonizers = {name: tensor.to(dtype).contiguous() for name, tensor in report.harmonizers.items()}
+            harmonizers = {name: tensor.half().contiguous() for name, tensor in report.harmonizers.items()}
             save_file(harmonizers, building / HARMONIZERS_FILE)
             values = report.to_json()
             values["harmonizers_sha256"] = _sha256(building / HARMONIZERS_FILE)

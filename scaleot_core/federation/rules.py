@@ -9,7 +9,7 @@ from scaleot_core.federation.robust import least_clients
 
 
 class Aggregation(StrEnum):
-    """The names of the rules. The first three are means, weighted by examples; the others withstand hostile clients."""
+    """The names of the rules. The first three are weighted means, the third of products; the others resist attacks."""
 
     FEDAVG = "fedavg"
     """The mean of every tensor (McMahan et al., 2017)."""

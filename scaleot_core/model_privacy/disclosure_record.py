@@ -5,6 +5,7 @@ layers as ``LayerPlan.to_json`` gives them: index, role, and the share of rank t
 as earlier ones are, has one of its own.
 """
 
+import os
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -96,6 +97,21 @@ def read_disclosure(directory: Path, model_digest: str) -> DisclosureRecord:
     if file.model != model_digest:
         raise _unreadable(path, f"model: it is the record of {file.model}")
     return DisclosureRecord(model_digest, tuple(entries))
+
+
+def check_recordable(directory: Path, model_digest: str) -> None:
+    """Checks that an emulator could be added to the record of a model, before there is one; changes nothing.
+
+    Raises:
+        InputError: the record that is there cannot be read.
+        OutputError: the directory cannot be made or written.
+    """
+    place = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"the record of disclosure in {directory} cannot be written: {place} is no directory of yours"
+        )
+    read_disclosure(directory, model_digest)
 
 
 def record_disclosure(directory: Path, model_digest: str, emulator: DisclosedEmulator) -> DisclosureRecord:

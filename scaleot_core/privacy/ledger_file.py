@@ -61,6 +61,8 @@ def create_ledger(
                 f"a ledger of this data set exists already: {path} holds its head. Use that ledger or its newest copy; "
                 "remove the mirrored head only if the ledger is lost for good",
             )
+    if os.path.lexists(directory):
+        raise OutputError(f"there is a ledger at {directory} already: a new one would forget what was spent")
     chain = LedgerChain(str(directory))
     line = chain.write_line(opened)
     chain.read_line(line[:-1])

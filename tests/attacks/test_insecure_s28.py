@@ -43,7 +43,7 @@ OWNER_FAULTS = {
     "no-authority": (remove("authority/authority.pem"), "authority.pem cannot be read"),
     "open-key": (open_to_others("authority/server.key"), "run chmod 600"),
     "open-secret": (with_open_secret, "run chmod 600"),
-    "no-settings": (remove("owner.toml"), "is no model owner's home"),
+    "no-settings": (remove("owner.toml"), "write a run file there, in a model owner's home"),
     "no-registry": (remove("organisations.jsonl"), "organisations.jsonl"),
 }
 

@@ -31,7 +31,7 @@ def test_keeps_the_type_of_the_hidden_states() -> None:
 def test_counts_tokens_in_the_cache(stand_in) -> None:
     cache = DynamicCache()
     layer = stand_in(layer_index=0, returns_tuple=False)
-    layer(torch.randn(2, 5, 16), past_key_values=cache)
+    layer(torch.randn(2, 5, 16), cache=cache)
     layer(torch.randn(2, 1, 16), cache)
     assert cache.get_seq_length(0) == 6
 

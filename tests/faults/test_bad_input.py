@@ -79,7 +79,7 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]]
     "not UTF-8": (rewrite("test.jsonl", b"\xff\xfe\n"), (), ("test.jsonl", "line 1")),
     "label out of range": (append("test.jsonl", json.dumps({**ROW, "label": 2}) + "\n"), (), ("line 13", "label")),
     "more clients than records": (nothing, ("--set", "federation.clients=13"), ("13", "12")),
-    "more adapter layers than layers": (nothing, ("--set", "emulator.num_adapter_layers=7"), ("1 to 6", "7")),
+    "more adapter layers than layers": (nothing, ("--set", "emulator.num_adapter_layers=7"), ("at most 6", "got 7")),
     "too little public text": (rewrite("public.txt", "the film"), (), ("text",)),
     "public text not UTF-8": (rewrite("public.txt", b"\xff\xfe"), (), ("public.txt", "UTF-8")),
 }

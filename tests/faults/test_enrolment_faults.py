@@ -130,12 +130,18 @@ CASES: dict[str, tuple[Callable[[Path], int], int, str]] = {
     "approved twice": (lambda place: approve(place, "clinic-a", "--out", "x"), 2, "the name clinic-a is taken"),
     "expired authority": (expired_authority, 2, "set the clock, or make a new home with `scaleot keygen`"),
     "admission exists": (admission_there, 2, "bank.admission.json exists already"),
+    "no place for it": (lambda place: approve(place, "bank", "--out", "none/x"), 2, "to be a directory of yours"),
+    "another host": (
+        lambda place: approve(place, "bank", "--distribution", "elsewhere:1", "--fingerprint", OTHER_DIGITS),
+        2,
+        "elsewhere:1: the server's certificate is for",  # before anybody is telephoned
+    ),
     "tampered registry": (tampered_registry, 3, "organisations.jsonl, line 2: its SHA-256 is not"),
     "restored registry": (restored_registry, 3, "line 2: it is missing: the head names line 2"),
     "no repository": (no_repository, 2, "cannot be read: No such file"),
     "no home": (lambda place: scaleot("org", "list", place / "none"), 2, "there is no registry of organisations"),
     "no request": (lambda place: scaleot("org", "approve", "owner", "none.json", *SERVICES), 2, "none.json cannot be"),
-    "keygen again": (keygen_again, 2, "owner exists already; choose another destination or remove it first"),
+    "keygen again": (keygen_again, 2, "owner exists already, and is left as it is"),
     "init again": (init_again, 2, "bank exists already"),
     "init without data": (init_without_data, 2, "none.jsonl"),
     "init with a bad name": (init_with_bad_name, 2, "expected 1 to 64 letters"),
@@ -149,6 +155,12 @@ CASES: dict[str, tuple[Callable[[Path], int], int, str]] = {
     "a request as admission": (lambda place: accept(place, "bank", "bank/enrolment.json"), 3, "[admission.fields]"),
     "revoke a stranger": (revoke("stranger"), 2, "no organisation 'stranger'"),
     "revoke before round 0": (revoke("clinic-a", "-1"), 2, "--from-round"),
+    "plug in nothing": (lambda place: scaleot("plug-in", place / "new"), 2, "has no run"),
+    "verify nothing": (
+        lambda place: scaleot("verify", place / "new", "--owner-public-key", place / "owner/owner.pub"),
+        2,
+        "new is no directory: expected a sealed bundle",
+    ),
     "a host with a port": (lambda place: scaleot("keygen", "new", "--host", "h:1"), 2, "without a port"),
 }
 

@@ -146,7 +146,7 @@ def test_a_ledger_is_made_once(directory: Path, capsys: pytest.CaptureFixture[st
     path = directory / "data-owner.toml"
     path.write_text(path.read_text().replace('ledger_mirror = "mirror"\n', ""))
     assert budget(directory, "--create") == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already: a new one would forget what was spent" in capsys.readouterr().err
 
 
 def test_no_ledger_is_no_fresh_budget(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,5 +28,13 @@ def test_a_path_that_flower_would_misread_is_refused(home: Path) -> None:
         read_membership(strange)
 
 
+@pytest.mark.parametrize("key", ["bundle", "grant", "identity_key", "owner_public_key"])
+def test_a_place_that_admission_and_fetch_do_not_look_at_is_refused(home: Path, key: str) -> None:
+    path = home / "data-owner.toml"
+    path.write_text(f'{key} = "elsewhere"\n' + path.read_text())
+    with pytest.raises(InputError, match=f"{key} leads to .*elsewhere.*leave the key out"):
+        read_membership(home)
+
+
 def test_the_parts_of_the_command_line_are_those_that_are_supervised() -> None:
     assert set(PartName.__args__) == set(PARTS)  # type: ignore[attr-defined]

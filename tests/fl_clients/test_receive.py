@@ -1,5 +1,7 @@
 """The whole way of an emulator between two homes: published, refreshed, fetched, granted, opened."""
 
+import base64
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ from tests.support.owner_homes import (
     publish_small_version,
     received,
 )
+from tests.support.verbs import scaleot
 
 OTHER = "clinic-b"
 
@@ -92,6 +95,24 @@ def test_an_emulator_comes_whole_from_a_static_https_server(two: Two) -> None:
     assert two.open() == FILES
 
 
+def test_the_verb_fetches_from_a_folder_and_over_https_and_asks_for_a_grant(
+    two: Two, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (two.home / "data-owner.toml").write_text(f'organisation = "{CLINIC}"\ndata = "notes.jsonl"\n')
+    assert scaleot("fetch", two.home, "--from", two.repository) == 1
+    assert "there is no grant for bundle" in capsys.readouterr().err
+    shutil.copy(two.grants[CLINIC], two.home / "grant.json")
+    assert scaleot("fetch", two.home, "--from", two.repository) == 0
+    assert capsys.readouterr().out.startswith(f"version 1, bundle {two.sealed.bundle.digest}: ")
+    assert two.open() == FILES
+    with https_server(two.repository, two.server) as server:
+        assert scaleot("fetch", two.home, "--from", server.url, "--authority", two.authority.path) == 0
+        assert capsys.readouterr().out.endswith(": 0.0 MB came\n")
+        assert scaleot("fetch", two.home, "--from", server.url.replace("https", "http")) == 2
+    assert scaleot("fetch", two.home, "--from", two.home / "none") == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_a_newer_version_is_served_without_a_restart_and_takes_the_place_of_the_older_one(two: Two) -> None:
     newer = {**FILES, "emulator.safetensors": b"another emulator"}
     with two.served_to(CLINIC) as source:
@@ -151,8 +172,11 @@ def test_a_grant_for_an_older_bundle_does_not_replace_the_one_in_use(two: Two) -
 def test_the_repository_names_no_organisation_and_holds_no_grant(two: Two) -> None:
     """T7: who takes part is not to be learnt from what anyone may read."""
     two.grant()
-    for path in two.repository.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            assert CLINIC.encode() not in content and OTHER.encode() not in content
-            assert b"grant+json" not in content
+    contents = [path.read_bytes() for path in two.repository.rglob("*") if path.is_file()]
+    payloads = [
+        base64.b64decode(found) for content in contents for found in re.findall(rb'"payload":"([^"]+)"', content)
+    ]
+    assert len(payloads) == 1, "the manifest, in its envelope"
+    for content in (*contents, *payloads):
+        assert CLINIC.encode() not in content and OTHER.encode() not in content
+        assert b"grant+json" not in content

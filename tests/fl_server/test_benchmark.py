@@ -12,7 +12,7 @@ from fl_server.benchmark import example_lengths, run_benchmark
 from fl_server.benchmark_cases import CASES, Setting, load_benchmarked_model
 from fl_server.benchmark_measure import StepCost, Workload, measure
 from fl_server.benchmark_table import print_costs
-from fl_server.compress import Workbench, chosen_devices
+from fl_server.compress import Workbench
 from fl_server.device_speed import count_flops, peak_flops_per_second
 from scaleot_core.adapters.adapter import attach_adapter
 from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
@@ -158,20 +158,6 @@ def test_the_table_has_a_row_for_each_case_and_says_what_the_share_is_of() -> No
     for text in ("stage 1", "128", "50%", "900", "12,345", "67,890", "peak: 1 GFLOP/s"):
         assert text in out.getvalue()
     assert json.loads(json.dumps(asdict(cost))).keys() == {field.name for field in fields(StepCost)}
-
-
-@pytest.mark.parametrize(
-    ("choice", "num_gpus", "expected"),
-    [
-        ("auto", 0, ["cpu"]),
-        ("auto", 1, ["cuda:0"]),
-        ("auto", 3, ["cuda:0", "cuda:1", "cuda:2"]),
-        ("cuda", 3, ["cuda"]),
-        ("cpu", 3, ["cpu"]),
-    ],
-)
-def test_auto_takes_every_gpu_and_a_named_device_is_one(choice: str, num_gpus: int, expected: list[str]) -> None:
-    assert [str(device) for device in chosen_devices(choice, num_gpus)] == expected
 
 
 @pytest.mark.parametrize(("text", "expected"), [("64", (64, 64)), ("20-60", (20, 60)), ("2", (2, 2))])

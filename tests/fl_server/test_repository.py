@@ -11,6 +11,7 @@ from fl_server.repository import create_repository, publish, refresh_repository,
 from fl_server.repository_files import copy_repository
 from fl_server.repository_state import published_version
 from scaleot_core.bundle.repository import LIFETIMES, TARGET, Role, is_repository_file, target_file
+from scaleot_core.errors import OutputError
 from tests.support.owner_homes import new_owner_home, now, publish_small_version, seal_small_version
 
 KINDS = {Role.ROOT: Root, Role.TARGETS: Targets, Role.SNAPSHOT: Snapshot, Role.TIMESTAMP: Timestamp}
@@ -106,6 +107,14 @@ def test_two_processes_publish_one_after_the_other(home: Path) -> None:
     lock.release()
     done.join(10)
     assert read(home, Role.TIMESTAMP).signed.version == 2
+
+
+def test_a_copy_goes_nowhere_among_other_things(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(OutputError, match="holds something else than a copy of a repository"):
+        copy_repository(home / "repository", tmp_path / "model")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
 
 
 def test_a_copy_is_byte_for_byte_the_repository_and_a_second_copying_changes_nothing(

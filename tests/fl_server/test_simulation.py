@@ -1,5 +1,10 @@
+import io
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +15,10 @@ from peft import PeftModel
 from fl_server.output import new_output
 from fl_server.simulation import simulate
 from scaleot_core.adapters.plug_in import plugged_in
-from scaleot_core.config import read_run_file
-from scaleot_core.errors import DataError, InputError, ModelError, OutputError
+from scaleot_core.config import read_run_file, to_toml
+from scaleot_core.errors import DataError, InputError, OutputError
 from scaleot_core.models.loading import load_model
-from scaleot_core.progress import SilentReporter
+from scaleot_core.progress import LogReporter, SilentReporter
 from tests.support.tiny_task import QUESTION, tiny_run, write_task
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -101,7 +106,7 @@ def test_a_round_that_the_canary_throws_away_leaves_the_adapter_of_the_round_bef
     rows = [json.loads(line) for line in (material / "train.jsonl").read_text().splitlines()]
     contrary = [json.dumps({**row, "label": 1 - row["label"]}) + "\n" for row in rows]
     (tmp_path / "contrary.jsonl").write_text("".join(contrary))
-    training = ("federation.local_steps=40", "federation.learning_rate=3e-2", "evaluation.full_fine_tuning=false")
+    training = ("federation.local_steps=40", "federation.learning_rate=1e-2", "evaluation.full_fine_tuning=false")
     canary = (f"canary.text={tmp_path / 'contrary.jsonl'}", "canary.tolerance=1e-6")
     (tmp_path / "watched").mkdir()
     report = simulate(tiny_run(material, *training, *canary), tmp_path / "watched", SilentReporter()).to_json()
@@ -136,9 +141,22 @@ def test_more_clients_than_records_are_refused_before_any_work(material: Path, t
         simulate(tiny_run(material, "federation.clients=41"), tmp_path, SilentReporter())
 
 
-def test_more_adapter_layers_than_layers_are_refused(material: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"1 to 6.*got 7"):
-        simulate(tiny_run(material, "emulator.num_adapter_layers=7"), tmp_path, SilentReporter())
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("emulator.num_adapter_layers=7", "num_adapter_layers: got 7, expected at most 6, the model's layers"),
+        ("importance.candidates=500", "importance: "),
+        ("importance.block_tokens=4000", "block_tokens"),
+        ("model_privacy.disclosure_record={material}/train.jsonl/record", "cannot be written"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_evaluated(
+    material: Path, tmp_path: Path, override: str, fault: str
+) -> None:
+    run, said = tiny_run(material, override.format(material=material)), io.StringIO()
+    with pytest.raises((InputError, OutputError), match=fault):
+        simulate(run, tmp_path, LogReporter(said))
+    assert "evaluat" not in said.getvalue() and "importance" not in said.getvalue()
 
 
 def test_a_failed_run_leaves_nothing(material: Path, tmp_path: Path) -> None:
@@ -146,6 +164,20 @@ def test_a_failed_run_leaves_nothing(material: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError), new_output(tmp_path / "runs" / "out") as directory:
         simulate(run, directory, SilentReporter())
     assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_terminated_run_leaves_no_text_and_no_key(material: Path, tmp_path: Path) -> None:
+    temporary, out = tmp_path / "temporary", tmp_path / "runs" / "out"
+    temporary.mkdir()
+    (tmp_path / "run.toml").write_text(to_toml(tiny_run(material, "federation.rounds=100000")))
+    command = [Path(sys.executable).with_name("scaleot"), "simulate", tmp_path / "run.toml", "--out", out]
+    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(temporary)})
+    while not list(temporary.glob("scaleot-*/data-owners/*/train.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert not list(temporary.glob("scaleot-*")) and not list(out.parent.iterdir())
 
 
 def test_an_output_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_a_mirror_may_be_given_later(tmp_path: Path) -> None:
 def test_a_new_ledger_replaces_nothing_and_needs_a_place(tmp_path: Path) -> None:
     place = new_ledger(tmp_path)
     before = place.lines.read_bytes()
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already: a new one would forget what was spent"):
         create_ledger(place.directory, TERMS, budget_epsilon=8.0, now=NOW)
     with pytest.raises(OutputError, match="cannot be written"):
         create_ledger(tmp_path / "none" / "ledger", TERMS, budget_epsilon=8.0, now=NOW)

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.training.data import EncodedExample
 
-IGNORED = -100
-
 
 def mean_target_loss(model: nn.Module, example: EncodedExample) -> Tensor:
     """The loss of one example, unpadded: the mean of -log p(token | tokens before) over its own targets."""

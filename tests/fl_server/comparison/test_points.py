@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_server.comparison.points import DATA_ALONE, check_points, emulator_key, expand
+from fl_server.comparison.points import DATA_ALONE, emulator_key, expand
 from scaleot_core.config import read_run_file
 from scaleot_core.errors import RunFileError
 
@@ -79,13 +79,6 @@ def test_all_faulty_points_are_reported_at_once(tmp_path: Path) -> None:
         )
     text = str(caught.value)
     assert all(fault in text for fault in ("no-such-file.jsonl", "nor-this.jsonl", "1.5", "emulator.colour"))
-
-
-def test_more_adapter_layers_than_layers_are_refused() -> None:
-    points = expand(read_run_file(None, ['compare.builders=["uniform"]', "compare.seeds=[0]"]))
-    check_points(points, 4)
-    with pytest.raises(RunFileError, match=r"num_adapter_layers: got 4, expected at most 3"):
-        check_points(points, 3)
 
 
 def test_another_model_is_another_comparison(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@ from typing import get_args
 
 import pytest
 
-from fl_server.comparison.public_text import reads_public_text
 from fl_server.compress import Workbench
+from fl_server.feasibility import check_layers, reads_public_text
 from scaleot_core.config import read_run_file
+from scaleot_core.errors import RunFileError
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import SilentReporter
 from scaleot_core.run_file import EmulatorSection, RunFile
@@ -52,3 +53,10 @@ def test_the_emulators_that_are_said_to_read_the_public_text_are_those_that_do()
 def test_a_healing_attack_reads_the_public_text(steps: str, reads: bool) -> None:
     run = read_run_file(None, ["emulator.builder=uniform", f"model_privacy.healing_steps={steps}"])
     assert reads_public_text(run) is reads
+
+
+def test_more_adapter_layers_than_layers_are_refused() -> None:
+    run = read_run_file(None, ["emulator.builder=uniform"])
+    check_layers([run], 4)
+    with pytest.raises(RunFileError, match=r"num_adapter_layers: got 4, expected at most 3"):
+        check_layers([run], 3)

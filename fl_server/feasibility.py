@@ -1,0 +1,69 @@
+"""Whether a model can be compressed as run files ask: found out before any work, not after hours of it."""
+
+from collections.abc import Sequence
+
+from fl_server.compress import importance_settings, needs_importance, public_blocks
+from scaleot_core.compression.builders.crash import MIN_BLOCKS
+from scaleot_core.compression.importance import check_blocks, check_settings
+from scaleot_core.errors import ModelError, RunFileError
+from scaleot_core.models.loading import LanguageModel
+from scaleot_core.progress import Reporter
+from scaleot_core.run_file import EmulatorSection, RunFile
+from scaleot_core.shapes import TokenBlocks
+
+
+def check_layers(runs: Sequence[RunFile], num_layers: int) -> None:
+    """Checks that a model of so many layers can be compressed as the run files ask.
+
+    Raises:
+        RunFileError: with every impossible choice at once.
+    """
+    counts = sorted({run.emulator.num_adapter_layers for run in runs})
+    faults = [
+        f"emulator.num_adapter_layers: got {count}, expected at most {num_layers}, the model's layers"
+        for count in counts
+        if count > num_layers
+    ]
+    if any(run.emulator.builder == "crash" and run.emulator.public_blocks < MIN_BLOCKS for run in runs):
+        faults.append(f"emulator.public_blocks: crash needs at least {MIN_BLOCKS}")
+    for settings in {importance_settings(run.importance) for run in runs if needs_importance(run.emulator)}:
+        try:
+            check_settings(settings, num_layers)
+        except ModelError as error:
+            faults.append(f"importance: {error}")
+    if faults:
+        raise RunFileError("the run file", tuple(faults))
+
+
+def check_public_text(runs: Sequence[RunFile], full: LanguageModel, reporter: Reporter) -> None:
+    """Checks that the model can read the public text, and that there is enough of it, for every run that reads it.
+
+    Raises:
+        InputError: it cannot be read, or is too short.
+    """
+    blocks: dict[str, TokenBlocks] = {}
+    for run in filter(reads_public_text, runs):
+        text = run.importance.model_dump_json(include={"text", "block_tokens"})
+        if text not in blocks:
+            blocks[text] = public_blocks(full, run.importance, reporter)
+        _check_enough(blocks[text], run.emulator)
+
+
+def reads_public_text(run: RunFile) -> bool:
+    """Tells whether the public text decides on the run's emulator or its adapter layers, or heals it in an attack."""
+    section = run.emulator
+    return (
+        needs_importance(section)
+        or section.adapter_rule == "gradient"
+        or section.builder == "crash"
+        or (section.builder == "gradot" and section.removed_rank_share > 0)
+        or (section.builder == "distilled" and section.replaced_layer_share < 1)
+        or bool(run.model_privacy.healing_steps)
+    )
+
+
+def _check_enough(blocks: TokenBlocks, section: EmulatorSection) -> None:
+    if needs_importance(section):
+        check_blocks(blocks)
+    if section.builder == "crash" and len(blocks) < MIN_BLOCKS:
+        raise ModelError(f"crash needs at least {MIN_BLOCKS} blocks of public text, got {len(blocks)}: give more text")
