@@ -1,5 +1,6 @@
 """The first ``data-owner.toml`` of a home: every limit at its default, private, each line with its meaning."""
 
+import math
 from pathlib import Path
 
 import tomli_w
@@ -22,6 +23,7 @@ def skeleton(organisation: str, data: Path, *, records: int) -> str:
     """Returns the text of the file; ``records`` is how many ``data`` holds."""
     policy = Policy().model_dump()
     limits = "\n".join(f"{f'{name} = {value}':28} # {_MEANINGS[name]}" for name, value in policy.items())
+    declared = _declared(records)
     own = tomli_w.dumps({"organisation": organisation, "data": str(data.absolute())})
     return f"""\
 # What {organisation} decides about its part in the federation. Of this file only the name is ever sent and, under
@@ -40,13 +42,17 @@ def skeleton(organisation: str, data: Path, *, records: int) -> str:
 # Differential privacy of every update that leaves. Before the first round: scaleot budget DIRECTORY --create
 # Without this section updates leave as they are, and can leak training text.
 epsilon = {DEFAULT_EPSILON}{" " * 15} # the budget of all rounds of all runs together; less is more private
-delta = {min(MOST_DELTA, 0.1 / records)}{" " * 15} # keep it well below 1 / number of records, which is 1 / {records}
+delta = {_delta(declared)}{" " * 15} # keep it well below 1 / number of records, which is 1 / {records}
 mechanisms = ["dp-sgd"]      # those agreed to: dp-sgd, dpzero, lmo-dp hide one record each
-declared_records = {_rounded(records)}{" " * 9} # about how many there are: told, so keep it round, and as it is
+declared_records = {declared}{" " * 9} # about how many there are: told, so leave it as it is when records change
 """
 
 
-def _rounded(records: int) -> int:
-    """Returns a number of records down to two digits, which a record more or less seldom changes."""
-    digits = str(records)
-    return int(digits[:2] + "0" * len(digits[2:]))
+def _declared(records: int) -> int:
+    """Returns the power of two nearest to a number of records, by their ratio: seldom another for one record more."""
+    return 1 << round(math.log2(records))
+
+
+def _delta(declared: int) -> float:
+    """Returns a power of ten, at most a tenth of one declared record: noise follows from it and is told."""
+    return min(MOST_DELTA, float(f"1e{math.floor(math.log10(0.1 / declared))}"))

@@ -36,7 +36,7 @@ def own_privacy(own: DataOwnerFile) -> OwnPrivacy:
     if own.privacy is None:
         raise InputError(
             f"{own.organisation} has no privacy budget, and its updates leave without noise: for one, write [privacy] "
-            f"with epsilon, delta and mechanisms into {DATA_OWNER_FILE}"
+            f"with epsilon, delta, mechanisms and declared_records into {DATA_OWNER_FILE}"
         )
     return own.privacy
 
@@ -76,12 +76,17 @@ def summarise_own_ledger(own: DataOwnerFile) -> LedgerSummary:
     """
     privacy = own_privacy(own)
     check_has_ledger(privacy)
-    chain = read_chain(privacy.ledger)
     terms = ledger_terms(privacy, read_records(own.data))
+    # the mirror first: a round may write meanwhile, and a mirror that is ahead of its ledger tells of an older copy
+    heads = {
+        path: read_head(path, str(privacy.ledger))
+        for path in mirrored_head(privacy.ledger_mirror, terms)
+        if lexists(path)
+    }
+    chain = read_chain(privacy.ledger)
     check_terms(chain, terms)
-    for path in mirrored_head(privacy.ledger_mirror, terms):
-        if lexists(path):
-            check_head(chain, read_head(path, chain.source), str(path))
+    for path, head in heads.items():
+        check_head(chain, head, str(path))
     return summarise(chain, Accountant().epsilon, _last_round(chain), budget_epsilon=privacy.epsilon)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from scaleot_core.bundle.grant import Organisation
@@ -18,12 +18,15 @@ from scaleot_core.federation.messages import Instructions, MechanismName, Privac
 from scaleot_core.privacy.noise_ranges import (
     LEAST_DELTA,
     LEAST_NOISE_MULTIPLIER,
+    MOST_EPSILON,
     MOST_LMO_DIRECTIONS,
     MOST_PARAMETER,
 )
 from scaleot_core.privacy.units import unit_of
 
 DATA_OWNER_FILE = "data-owner.toml"
+MOST_RECORDS = 2**53 - 1
+"""The greatest number that a signed statement can hold."""
 
 _FROZEN = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 Limit = Annotated[int, Field(ge=1)]
@@ -46,15 +49,16 @@ class OwnPrivacy(BaseModel):
     """The differential privacy that this data owner insists on, whatever a server asks."""
 
     model_config = _FROZEN
-    epsilon: Annotated[float, Field(gt=0)]
+    epsilon: Annotated[float, Field(gt=0, le=MOST_EPSILON)]
     """The budget of all releases of the data set, to all servers and runs together."""
     delta: Annotated[float, Field(ge=LEAST_DELTA, lt=1)]
     mechanisms: Annotated[list[MechanismName], Field(min_length=1)]
     """Those that it agrees to."""
-    declared_records: Annotated[int, Field(ge=1)]
-    """About how many records there are: a public number, told with every update, that stays when a record comes or
-    goes. Samples are drawn at the rate that it gives, updates weigh by it, and the exact number is told to nobody. Half
-    of the true number is the least that a server's bound on updates allows for."""
+    declared_records: Annotated[int, Field(ge=1, le=MOST_RECORDS)]
+    """About how many records there are: a public number, told with every update, that the data owner chooses and
+    leaves as it is when a record comes or goes. Samples are drawn at the rate that it gives, updates weigh by it, and
+    the exact number is told to nobody. Half of the true number is the least that a server's bound on updates allows
+    for."""
     noise_multiplier: Annotated[float, Field(ge=LEAST_NOISE_MULTIPLIER, le=MOST_PARAMETER)] | None = None
     """Left out: the least noise with which the rounds that a server plans keep the budget."""
     ledger: OwnPath = Path("ledger")
@@ -72,6 +76,14 @@ class OwnPrivacy(BaseModel):
                 "can hold both: keep one kind, or give each a data-owner.toml of its own",
             )
         return mechanisms
+
+    @model_validator(mode="after")
+    def _noise_fits(self) -> "OwnPrivacy":
+        if self.noise_multiplier is not None and "lmo-dp" in self.mechanisms:
+            raise PydanticCustomError(
+                "scaleot", "noise_multiplier: leave it out beside lmo-dp, whose noise has no single multiplier"
+            )
+        return self
 
 
 class DataOwnerFile(BaseModel):

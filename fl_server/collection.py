@@ -194,7 +194,7 @@ class Collection:
         if after is self.round:
             return
         is_settled = self.round.is_settled(answer.client)
-        self.round = self.server.store.save(after, clients=[answer.client], events=_events(after, answer))
+        self.round = self.server.store.save(after, clients=[answer.client], events=self._events(after, answer))
         if not is_settled and after.is_settled(answer.client):
             self.server.stage.advance()
 
@@ -223,18 +223,22 @@ class Collection:
                 current = current.receive(_refusal(last, rejected))
         return current
 
+    def _events(self, current: Round, answer: Answer) -> list[tuple[str, Mapping[str, Any]]]:
+        """Returns what the audit log is told; every member gets its head, and can try which content has that.
 
-def _events(current: Round, answer: Answer) -> list[tuple[str, Mapping[str, Any]]]:
-    body = {"round": current.number, "client": answer.client, "attempt": answer.attempt}
-    outcome = current.outcome(answer.client)
-    if outcome is not None and outcome.code is Reason.EQUIVOCATION:
-        envelopes = [
-            b64encode(one.envelope).decode() for one in current.answers if one.client == answer.client and one.envelope
-        ]
-        return [("update.equivocation", {**body, "envelopes": envelopes[-2:]})]
-    if answer.code is None:
-        return [("update.accepted", {**body, "sha256": answer.update_sha256})]
-    return [("update.refused", {**body, "code": answer.code.value, "detail": answer.detail})]
+        So nothing of an update stands there, not even its digest, where the server's noise is to hide it.
+        """
+        body = {"round": current.number, "client": answer.client, "attempt": answer.attempt}
+        hides_clients = self.server.settings.client_level is not None
+        outcome = current.outcome(answer.client)
+        if outcome is not None and outcome.code is Reason.EQUIVOCATION:
+            envelopes = [one.envelope for one in current.answers if one.client == answer.client and one.envelope]
+            shown = [b64encode(envelope).decode() for envelope in envelopes[-2:]]
+            return [("update.equivocation", body if hides_clients else {**body, "envelopes": shown})]
+        if answer.code is None:
+            return [("update.accepted", body if hides_clients else {**body, "sha256": answer.update_sha256})]
+        refused = {**body, "code": answer.code.value}
+        return [("update.refused", refused if hides_clients else {**refused, "detail": answer.detail})]
 
 
 def _refusal(assignment: Assignment, error: UpdateRejectedError, *, size_bytes: int = 0) -> Answer:

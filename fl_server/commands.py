@@ -32,12 +32,9 @@ def check(file: RunFileArgument, overrides: SetOption = [], *, as_json: JsonOpti
         costs = planned_lines(run, partitions)
         if not as_json:  # it takes seconds
             costs += compared_noises(run, partitions)
-    if as_json:
-        typer.echo(run.model_dump_json(indent=2))
-    else:
-        typer.echo(to_toml(run), nl=False)
-        for line in costs:
-            typer.echo(f"# {line}")
+    typer.echo(run.model_dump_json(indent=2) if as_json else to_toml(run).rstrip())
+    for line in costs:
+        typer.echo(f"# {line}", err=as_json)
 
 
 def audit(
@@ -51,15 +48,14 @@ def audit(
     as_json: JsonOption = False,
 ) -> None:
     """Attack the run file's mechanism of privacy: a lower bound on epsilon beside the claim; exit code 3 refutes it."""
-    import json
-
     from fl_server.audit import audit as run_audit
     from scaleot_core.config import read_run_file
     from scaleot_core.progress import terminal_or_log_reporter
+    from scaleot_core.report.files import json_text
 
     run = read_run_file(file, overrides)
     found = run_audit(run, canaries=canaries, confidence=confidence, reporter=terminal_or_log_reporter())
-    typer.echo(json.dumps(found.to_json(), indent=2, allow_nan=False) if as_json else found.sentence())
+    typer.echo(json_text(found.to_json()).rstrip() if as_json else found.sentence())
     if found.refutes_the_claim:
         raise typer.Exit(VerificationError.exit_code)
 

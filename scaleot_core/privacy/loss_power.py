@@ -19,8 +19,8 @@ TAIL_MASS: Final = 1e-15
 """What a power may leave out of its window; it counts as an infinite loss."""
 _NORMAL_ORDERS: Final = np.array([0.25, 0.5, 0.75, 1.0, 1.5])
 """Relative to the order that would be best for a normal loss; any order gives a bound."""
-_SKEWED_ORDERS: Final = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
-"""For rare great losses, as small sample rates have."""
+_SKEWED_ORDERS: Final = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+"""For rare great losses, as small sample rates have: without those below 1 the window of some takes gigabytes."""
 
 
 def loss_power(distribution: PrivacyLossDistribution, count: int) -> PrivacyLossDistribution:

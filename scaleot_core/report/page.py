@@ -106,8 +106,8 @@ def _limits(report: Report) -> list[str]:
     else:
         limits.append(
             f"Epsilon holds for {report.privacy.unit}: somebody with several records has several times that. How many "
-            "records a data owner has is taken as public, and the time that a round takes is not hidden. What each "
-            "client spent is reckoned from the noise that it says it added; its own ledger is what counts."
+            "records a data owner declares, and that it has any, is public, and the time that a round takes is not "
+            "hidden. What each client spent is reckoned from the noise that it says it added; its own ledger counts."
         )
     limits.append("All parties ran on one machine. What a network adds in time and faults is not in these figures.")
     return limits

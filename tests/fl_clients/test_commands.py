@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from fl_clients import own_ledger
 from fl_clients.own_ledger import ledger_terms
 from fl_clients.policy import OwnPrivacy
 from scaleot_core.cli import run
 from scaleot_core.privacy.accountant import epsilon_of
 from scaleot_core.privacy.ledger import open_ledger
 from scaleot_core.privacy.ledger_file import read_chain
+from scaleot_core.privacy.ledger_lines import LedgerChain
 from scaleot_core.training.data import read_records
 from tests.support.federations import sentences
 from tests.support.ledgers import NOW, gaussian
@@ -115,6 +117,22 @@ def test_a_declared_number_far_from_the_true_one_is_warned_of(
     printed = capsys.readouterr()
     assert f"declared_records = {declared}, but there are 9 records: samples are {effect}" in printed.err
     assert json.loads(printed.out)["warnings"] == [printed.err.strip()]
+
+
+@pytest.mark.parametrize("is_charged_first", [True, False])
+def test_a_round_that_is_charged_while_the_budget_is_shown_is_no_sign_of_an_older_ledger(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_charged_first: bool
+) -> None:
+    budget(directory, "--create")
+    read = own_ledger.read_chain
+
+    def read_beside_a_charge(place: Path) -> LedgerChain:
+        before = read(place)
+        release_rounds(directory, 1, commits=1)
+        return read(place) if is_charged_first else before
+
+    monkeypatch.setattr(own_ledger, "read_chain", read_beside_a_charge)
+    assert budget(directory) == 0, capsys.readouterr().err
 
 
 def test_a_delta_of_one_over_the_records_is_warned_of_when_the_ledger_is_made_and_after(

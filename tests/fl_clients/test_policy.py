@@ -134,7 +134,9 @@ def test_a_file_whose_mechanisms_hide_different_units_is_refused(tmp_path: Path)
     [
         ("delta = 1e-20", "privacy.delta"),
         ("noise_multiplier = 1e200", "privacy.noise_multiplier"),
+        ("epsilon = 1000.0", "privacy.epsilon"),
         ("declared_records = 0", "privacy.declared_records"),
+        ("declared_records = 9007199254740993", "privacy.declared_records"),
         ("", "privacy.declared_records"),
     ],
 )
@@ -147,6 +149,11 @@ def test_a_budget_for_which_there_is_no_figure_is_refused_before_a_ledger_is_mad
     values[line.partition(" ")[0]] = line
     with pytest.raises(RunFileError, match=fault):
         own_file(tmp_path, FILE + "\n[privacy]\n" + "\n".join(values.values()) + "\n")
+
+
+def test_lmo_dp_beside_a_noise_multiplier_that_it_has_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFileError, match="noise_multiplier: leave it out beside lmo-dp"):
+        own_file(tmp_path, FILE + PRIVACY.replace("dp-sgd", "lmo-dp") + "noise_multiplier = 1.0\n")
 
 
 def test_more_directions_than_lmo_dp_takes_are_the_servers_fault(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from flwr.app import Message
 
 from fl_server.audit_log import AuditLog, create_audit_log
@@ -14,6 +15,7 @@ from fl_server.wire import from_records
 from scaleot_core.errors import Reason
 from scaleot_core.federation.messages import Instructions, decode_statement
 from scaleot_core.federation.signing import claimed
+from scaleot_core.privacy.client_level import ClientLevelNoise
 from scaleot_core.progress import SilentReporter
 from tests.support.grids import Fault, SpoiltGrid, owner_key, respoken, set_stage, stepping_client_app, stepping_configs
 from tests.support.ledgers import NOW
@@ -108,3 +110,19 @@ def test_s23_a_head_that_was_refused_for_its_ledger_is_not_told_back(tmp_path: P
     grid, records = conducted(tmp_path, with_heads(HONEST), with_heads(put_back), rounds=4)
     assert "clinic-1" not in records[2].clients
     assert grid.told[4, "clinic-1"] == HONEST[2], "the copy that was put back has no such line"
+
+
+@pytest.mark.parametrize("hides_clients", [False, True])
+def test_the_log_whose_head_members_get_holds_no_digest_of_an_update_that_the_servers_noise_hides(
+    tmp_path: Path, hides_clients: bool
+) -> None:
+    create_audit_log(tmp_path / "audit.jsonl", owner_key().public, now=NOW)
+    (tmp_path / "run").mkdir()
+    noise = ClientLevelNoise(max_update_norm=1.0, noise_multiplier=1.0, cohort_size=2) if hides_clients else None
+    stage = set_stage(
+        tmp_path / "run", clients=2, rounds=1, client_level=noise, audit_log=Path("../audit.jsonl"), quorum=1
+    )
+    conduct_rounds(stage.exchange, tmp_path / "run", SilentReporter())
+    events = [line.entry for line in AuditLog(tmp_path / "audit.jsonl").events()]
+    accepted = [entry.body for entry in events if entry.type == "update.accepted"]
+    assert [("sha256" in body) for body in accepted] == [not hides_clients] * 2

@@ -15,7 +15,7 @@ from scaleot_core.privacy.accountant import ROUNDING_DELTA, Accountant, _distrib
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.laplace import Staircase, staircase_of_least_variance
 from scaleot_core.privacy.loss_power import loss_power
-from scaleot_core.privacy.privacy_loss import epsilon_at, pure_loss
+from scaleot_core.privacy.privacy_loss import epsilon_at, parts_of, pure_loss
 
 CHECKS = Path(__file__).parents[3] / "shared" / "checks" / "privacy"
 TRANSFORM_ERROR = 2e-6
@@ -219,3 +219,10 @@ def test_the_rounding_of_every_release_is_taken_off_delta() -> None:
     taken = 1e-11 - 50_000 * ROUNDING_DELTA
     assert 0 < taken < 1e-11
     assert epsilon_of([event], 1e-11) == epsilon_at(composed, taken) > epsilon_at(composed, 1e-11)
+
+
+def test_rare_samples_with_little_noise_need_no_gigabytes() -> None:
+    """Their great losses are so rare that no bound at the usual orders confines them."""
+    event = gaussian(0.125, 1e-6, 1000)
+    composed = loss_power(_distribution(event.kind), event.count)
+    assert all(part.size < 5_000_000 for part in parts_of(composed))
