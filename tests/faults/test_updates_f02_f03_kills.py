@@ -29,7 +29,7 @@ STEPS = 12
 KILLS = 30
 OWN_PRIVACY = """
 [privacy]
-epsilon = 1000.0
+epsilon = 100.0
 delta = 1e-3
 mechanisms = ["dp-sgd"]
 noise_multiplier = 2.0
