@@ -2,14 +2,26 @@
 
 from collections.abc import Sequence
 
-from fl_server.compress import importance_settings, needs_importance, public_blocks
+from fl_server.compress import asset_or_path, importance_settings, load_full_model, needs_importance, public_blocks
 from scaleot_core.compression.builders.crash import MIN_BLOCKS
 from scaleot_core.compression.importance import check_blocks, check_settings
 from scaleot_core.errors import ModelError, RunFileError
-from scaleot_core.models.loading import LanguageModel
+from scaleot_core.models.loading import LanguageModel, read_layout
 from scaleot_core.progress import Reporter
 from scaleot_core.run_file import EmulatorSection, RunFile
 from scaleot_core.shapes import TokenBlocks
+
+
+def load_feasible_model(run: RunFile, reporter: Reporter) -> LanguageModel:
+    """Loads a run file's full model, and checks that it can be compressed as the run file asks.
+
+    Raises:
+        InputError: the model cannot be used, or not with this plan or this public text.
+    """
+    check_layers([run], read_layout(asset_or_path(run.model.source, reporter)).num_layers)
+    full = load_full_model(run.model, reporter)
+    check_public_text([run], full, reporter)
+    return full
 
 
 def check_layers(runs: Sequence[RunFile], num_layers: int) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fl_server.compress import Workbench, asset_or_path, disclosure_basis, load_full_model, needs_importance
-from fl_server.feasibility import check_layers, check_public_text
+from fl_server.compress import Workbench, disclosure_basis, needs_importance
+from fl_server.feasibility import load_feasible_model
 from fl_server.model_privacy import record_of_home, warn_of_disclosure
 from fl_server.owner import INITIAL_ADAPTER_FILE
 from fl_server.reference import adapter_spec
@@ -36,7 +36,7 @@ from scaleot_core.config import to_toml
 from scaleot_core.federation.validation import encode_tensors
 from scaleot_core.model_privacy.disclosure import Revealed
 from scaleot_core.model_privacy.disclosure_record import DisclosedEmulator, record_disclosure
-from scaleot_core.models.loading import LanguageModel, read_layout
+from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.run_file import RunFile
 from scaleot_core.shapes import TensorDict
@@ -119,9 +119,7 @@ def seal_version(
         OutputError: the home cannot be written.
     """
     with next_version(home, version) as (directory, number):
-        check_layers([run], read_layout(asset_or_path(run.model.source, reporter)).num_layers)
-        full = load_full_model(run.model, reporter)
-        check_public_text([run], full, reporter)
+        full = load_feasible_model(run, reporter)
         disclosed = record_of_home(run, home)
         made = compress(run, full, Stopwatch(), reporter, record=disclosed)
         spec, initial = initial_adapter(run, full, made.emulator.plan)

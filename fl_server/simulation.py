@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fl_server.canary import write_canary
-from fl_server.compress import asset_or_path, load_full_model
 from fl_server.data import Data, read_data
 from fl_server.failure_logs import explained_failures
-from fl_server.feasibility import check_layers, check_public_text
+from fl_server.feasibility import load_feasible_model
 from fl_server.flower_simulation import run_with_flower
 from fl_server.in_process import run_in_process
 from fl_server.model_privacy import Target, disclosure_record, measure_model_privacy
@@ -49,7 +48,7 @@ from scaleot_core.compression.plan import LayerPlan
 from scaleot_core.config import to_toml
 from scaleot_core.evaluation import Metrics, evaluate
 from scaleot_core.model_privacy.disclosure_record import check_recordable
-from scaleot_core.models.loading import LanguageModel, read_layout
+from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.report import Report, ReportedModelPrivacy, Results, write_report
 from scaleot_core.run_file import RunFile
@@ -123,9 +122,7 @@ def simulate(run: RunFile, directory: Path, reporter: Reporter) -> Report:
         with watch.stage("load"):
             data = read_data(run, reporter)
             check_privacy(run, data.partitions, reporter)
-            check_layers([run], read_layout(asset_or_path(run.model.source, reporter)).num_layers)
-            full = load_full_model(run.model, reporter)
-            check_public_text([run], full, reporter)
+            full = load_feasible_model(run, reporter)
             if record := disclosure_record(run):
                 check_recordable(record, full.digest)
             workspace = create_workspace(Path(name))
