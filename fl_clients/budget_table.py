@@ -4,7 +4,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scaleot_core.privacy.budget import MAX_ROUNDS_THAT_FIT
+from scaleot_core.figures import counted, no_less, no_more
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.ledger_summary import LedgerRelease, LedgerSummary
 
@@ -28,8 +28,8 @@ def _figures(summary: LedgerSummary) -> Table:
         "delta": f"{terms.delta:g}",
         "records": f"{terms.data_set.records}",
         "budget": f"epsilon {summary.budget_epsilon:g}",
-        "spent": f"epsilon {summary.spent_epsilon:.4g}",
-        "left": f"epsilon {summary.left_epsilon:.4g}",
+        "spent": f"epsilon {no_less(summary.spent_epsilon)}",
+        "left": f"epsilon {no_more(summary.left_epsilon)}",
         "rounds that still fit": _rounds(summary.rounds_that_fit),
         "interrupted writes": ", ".join(f"line {line}" for line in summary.recovered_lines) or "none",
         "head": summary.head,
@@ -80,4 +80,4 @@ def _sampling_of(event: PrivacyEvent) -> str:
 def _rounds(rounds_that_fit: int | None) -> str:
     if rounds_that_fit is None:
         return "unknown before the first"
-    return f"{rounds_that_fit:,}{' or more' if rounds_that_fit >= MAX_ROUNDS_THAT_FIT else ''} like the last one"
+    return f"{counted(rounds_that_fit)} like the last one"

@@ -8,6 +8,7 @@ from typing import Any
 from fl_server.owner import RoundRecord
 from fl_server.workspace import organisation
 from scaleot_core.federation.messages import PrivacyRequest, PrivateRelease
+from scaleot_core.figures import no_less
 from scaleot_core.privacy import client_level
 from scaleot_core.privacy.accountant import Accountant, epsilon_of
 from scaleot_core.privacy.calibration import best_noise
@@ -107,7 +108,7 @@ def planned_lines(run: RunFile, partitions: Sequence[Sequence[Record]]) -> list[
         epsilon = accountant.epsilon((event,), run.privacy.delta)
         lines.append(
             f"{client}: {len(records)} records, {event.noise} noise of standard deviation {event.law().stddev():.4g} "
-            f"times the bound, sample rate {event.sample_rate:.4g}, {event.count} releases: epsilon {epsilon:.4g} "
+            f"times the bound, sample rate {event.sample_rate:.4g}, {event.count} releases: epsilon {no_less(epsilon)} "
             f"at delta {run.privacy.delta:g} for {unit}, neighbouring data sets by {neighbouring}"
         )
         if run.privacy.delta >= 1 / max(len(records), 1):
@@ -136,7 +137,7 @@ def _server_lines(run: RunFile, noise: ClientLevelNoise) -> list[str]:
     lines = [
         f"server: updates clipped to {noise.max_update_norm:g}, gaussian noise of standard deviation "
         f"{noise.noise_multiplier:.4g} times the bound on the sum of {noise.cohort_size}, {rounds} releases: "
-        f"epsilon {epsilon_of((noise.event(rounds),), delta):.4g} at delta {delta:g} for {unit}, "
+        f"epsilon {no_less(epsilon_of((noise.event(rounds),), delta))} at delta {delta:g} for {unit}, "
         f"neighbouring federations by {neighbouring}"
     ]
     if delta >= 1 / run.federation.clients:

@@ -7,6 +7,8 @@ The exit code of the command line stands on the class: 1 our own failure, 2 wron
 from enum import StrEnum
 from typing import ClassVar
 
+from scaleot_core.figures import counted, no_less, no_more
+
 
 class ScaleOTError(Exception):
     """The base of all our errors; the command line prints its message and leaves with its ``exit_code``."""
@@ -137,11 +139,12 @@ class BudgetExhaustedError(ScaleOTError):
     ) -> None:
         self.spent, self.asked, self.total, self.budget = spent, asked, total, budget
         self.rounds_that_fit = rounds_that_fit
+        left = no_more(max(budget - spent, 0.0), digits=6)
         super().__init__(
             f"privacy budget exhausted: of epsilon {budget:g} at delta {delta:g} for {unit[0]} (neighbouring data "
-            f"sets by {unit[1]}), {spent:.6g} is spent and {max(budget - spent, 0):.6g} left; what is asked costs "
-            f"{asked:.6g} alone and would bring the total to {total:.6g}. "
-            f"Rounds of this kind that still fit: {rounds_that_fit}"
+            f"sets by {unit[1]}), {no_less(spent, digits=6)} is spent and {left} left; what is asked costs "
+            f"{no_less(asked, digits=6)} alone and would bring the total to {no_less(total, digits=6)}. "
+            f"Rounds of this kind that still fit: {counted(rounds_that_fit)}"
         )
 
 

@@ -20,6 +20,7 @@ from typing import Final
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 from scaleot_core.errors import InputError
+from scaleot_core.figures import no_less
 from scaleot_core.privacy.events import EventKind, PrivacyEvent, merge_events
 from scaleot_core.privacy.loss_power import loss_power
 from scaleot_core.privacy.noise_ranges import LEAST_DELTA, MOST_EPSILON
@@ -53,7 +54,7 @@ class PrivacyStatement:
         if not self.releases:
             return f"Nothing was released: epsilon 0 for {self.unit}."
         return (
-            f"({self.epsilon:.4g}, {self.delta:g})-differential privacy of {self.unit}, neighbouring data sets by "
+            f"({no_less(self.epsilon)}, {self.delta:g})-differential privacy of {self.unit}, neighbouring data sets by "
             f"{self.neighbouring}: {self.releases} releases under {' and '.join(self.noises)} noise, {self.sampling}; "
             f"by {self.accountant}."
         )

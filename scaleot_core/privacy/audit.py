@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaleot_core.errors import InputError
+from scaleot_core.figures import no_less, no_more
 from scaleot_core.privacy.audit_bound import check_confidence, lower_bound
 from scaleot_core.privacy.canaries import AuditedMechanism, Vectors, canary_vectors, max_grad_norm, released_vector
 from scaleot_core.privacy.public_generators import public_generators
@@ -68,8 +69,8 @@ class AuditReport:
         """Returns the finding in words, for people."""
         found = (
             f"{self.right} of {self.guesses} guesses about {self.canaries} canaries were right: with confidence "
-            f"{self.confidence:g}, epsilon of {self.mechanism} is at least {self.lower_bound:.3g} at delta "
-            f"{self.delta:g}; claimed is {self.claimed_epsilon:.4g}."
+            f"{self.confidence:g}, epsilon of {self.mechanism} is at least {no_more(self.lower_bound, digits=3)} at "
+            f"delta {self.delta:g}; claimed is {no_less(self.claimed_epsilon)}."
         )
         if self.noise_repeats:
             found += " Its noise came out the same twice: it is no secret."
@@ -77,7 +78,8 @@ class AuditReport:
             return f"{found} That refutes the claim."
         found += " That does not refute the claim, and proves nothing: another attack may find more."
         if self.most <= self.claimed_epsilon:
-            found += f" No such audit could refute it: {self.guesses} right guesses would give {self.most:.3g}."
+            most = no_more(self.most, digits=3)
+            found += f" No such audit could refute it: {self.guesses} right guesses would give {most}."
         return found
 
     def to_json(self) -> Mapping[str, Any]:

@@ -9,12 +9,10 @@ from typing import TypeAlias
 from scaleot_core.errors import BudgetExhaustedError
 from scaleot_core.privacy.events import PrivacyEvent, merge_events
 from scaleot_core.privacy.ledger_lines import LedgerChain
+from scaleot_core.privacy.rounds_that_fit import most_that_fit
 
 EpsilonOf: TypeAlias = Callable[[Sequence[PrivacyEvent], float], float]
 """Epsilon of all events together at a delta, never too low; 0 for no events."""
-
-MAX_ROUNDS_THAT_FIT = 1_000_000
-"""Where the search for rounds that fit ends: the answer then means this many or more."""
 
 
 class Budget:
@@ -42,18 +40,8 @@ class Budget:
         return self._chain.budget_epsilon if self._epsilon is None else self._epsilon
 
     def rounds_that_fit(self, events: Sequence[PrivacyEvent]) -> int:
-        """Returns how many rounds with these events still fit in the budget, at most ``MAX_ROUNDS_THAT_FIT``.
-
-        Found by doubling and bisection, since epsilon grows with the number of rounds.
-        """
-        fits, too_many = 0, 1
-        while too_many <= MAX_ROUNDS_THAT_FIT and self._fits(events, too_many):
-            fits, too_many = too_many, 2 * too_many
-        too_many = min(too_many, MAX_ROUNDS_THAT_FIT + 1)
-        while too_many - fits > 1:
-            middle = (fits + too_many) // 2
-            fits, too_many = (middle, too_many) if self._fits(events, middle) else (fits, middle)
-        return fits
+        """Returns how many rounds with these events still fit in the budget, at most ``MOST_ROUNDS``."""
+        return most_that_fit(lambda rounds: self._fits(events, rounds))
 
     def check(self, events: Sequence[PrivacyEvent], *, rounds: int) -> None:
         """Checks that so many rounds with these events fit in the budget.

@@ -12,20 +12,20 @@ from typing import Final
 from scipy import optimize
 
 from scaleot_core.errors import BudgetExhaustedError, InputError
+from scaleot_core.figures import counted, no_less
 from scaleot_core.privacy.accountant import Accountant, check_delta
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.laplace import staircase_of_least_variance
 from scaleot_core.privacy.noise import NOISES, check_noise_suits
 from scaleot_core.privacy.noise_ranges import MOST_EPSILON, Norm
+from scaleot_core.privacy.rounds_that_fit import most_that_fit
 from scaleot_core.privacy.units import RECORD_UNIT
 
 PRECISION: Final = 1e-4
 """Relative, of a calibrated scale."""
 MOST_SCALE: Final = 1e6
 """So many times the bound of a term: more noise than any sum is worth."""
-MOST_ROUNDS: Final = 1_000_000
-"""Where the count of rounds that fit stops: the answer then means this many or more."""
 LMO_SHAPE: Final[Mapping[str, float]] = {
     "gamma_weight": 0.1,
     "gamma_shape": 1.0,
@@ -133,7 +133,7 @@ def calibrate(
         before = accountant.epsilon(spent, budget.delta)
         raise InputError(
             f"noise {noise}: no amount of it keeps epsilon {budget.epsilon:g} at delta {budget.delta:g} over "
-            f"{budget.count} releases, after {before:.4g} spent before. At most {fitting} releases "
+            f"{budget.count} releases, after {no_less(before)} spent before. At most {counted(fitting)} releases "
             "fit: ask for fewer, or give a larger budget"
         )
     return scaled(math.exp(_least(excess)))
@@ -187,22 +187,14 @@ def largest_count(
 ) -> int:
     """Returns how many times all of ``events`` (a round's, say) still fit in a budget after what is ``spent``.
 
-    At most ``MOST_ROUNDS``; found by doubling and bisection, as epsilon grows with the count.
+    At most ``MOST_ROUNDS``.
     """
     accountant = Accountant()
 
     def fits(count: int) -> bool:
         return accountant.epsilon((*spent, *(event.times(count) for event in events)), delta) <= epsilon
 
-    fitting, too_many = 0, 1
-    while fits(too_many):
-        if too_many == MOST_ROUNDS:
-            return MOST_ROUNDS
-        fitting, too_many = too_many, min(2 * too_many, MOST_ROUNDS)
-    while too_many - fitting > 1:
-        middle = (fitting + too_many) // 2
-        fitting, too_many = (middle, too_many) if fits(middle) else (fitting, middle)
-    return fitting
+    return most_that_fit(fits)
 
 
 def check_rounds_fit(

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from scaleot_core.evaluation import Metrics
+from scaleot_core.figures import no_less
 from scaleot_core.report.document import Report, accuracy_error, binomial_error
 
 RUNNERS = {
@@ -123,7 +124,7 @@ def privacy_line(report: Report) -> str:
     privacy = report.privacy
     if privacy.epsilon_spent is None:
         return f"mechanism {privacy.mechanism}: no guarantee; updates can leak training text"
-    spent = f"epsilon {privacy.epsilon_spent:g} at delta {privacy.delta:g}, unit {privacy.unit}"
+    spent = f"epsilon {no_less(privacy.epsilon_spent)} at delta {privacy.delta:g}, unit {privacy.unit}"
     if privacy.mechanism == "client-level":  # the server's noise: there is no ledger
         return f"{privacy.mechanism}, {spent}"
     return f"{privacy.mechanism}, {spent}, by the accepted updates: what was refused or lost counts in the ledgers too"
