@@ -7,18 +7,16 @@
     DIRECTORY/<bundle digest>/partial/<name>        those that are still coming
     DIRECTORY/<bundle digest>/manifest.dsse.json    written last: where it is, every object was there
 
-The source is trusted with nothing. The manifest's signatures hold before an object is asked for, every block's digest
-before it counts, all of an object's before it is renamed into place. Nothing is decrypted: ``verify_bundle`` and
+The source is trusted with nothing. The manifest's signatures hold before it comes here (``repository``), every block's
+digest before it counts, all of an object's before it is renamed into place. Nothing is decrypted: ``verify_bundle`` and
 ``open_bundle`` do the rest, and check again what lies on the disk.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from shutil import disk_usage, rmtree
 
@@ -26,12 +24,10 @@ from filelock import FileLock, Timeout
 
 from fl_clients.partial_object import fetch_block, held_bytes, is_object, place_object
 from fl_clients.patient_source import PatientSource
-from fl_clients.sources import Source
 from scaleot_core.bundle.files import replace_file, sync_directory
-from scaleot_core.bundle.keys import VerifyingKey
 from scaleot_core.bundle.manifest import MANIFEST_FILE, OBJECTS_DIRECTORY, SealedObject
-from scaleot_core.bundle.verify import SignedManifest, read_bundle, verify_manifest
-from scaleot_core.errors import InputError, OutputError, VerificationError
+from scaleot_core.bundle.verify import SignedManifest
+from scaleot_core.errors import InputError, OutputError
 from scaleot_core.progress import Reporter
 
 PARTIAL_DIRECTORY = "partial"
@@ -59,37 +55,6 @@ class FetchedBundle:
 
 
 def fetch_bundle(
-    source: Source,
-    directory: Path,
-    *,
-    owner: VerifyingKey,
-    now: datetime,
-    deadline_seconds: float,
-    reporter: Reporter,
-    digest: str | None = None,
-    streams: int = DEFAULT_STREAMS,
-) -> FetchedBundle:
-    """Fetches the bundle whose signed manifest has this SHA-256, or the source's newest, and returns where it lies.
-
-    Goes on where an earlier fetch of it ended, however that was. What lies there whole is hashed and not asked for
-    again, and damaged blocks of it are replaced; with ``digest`` given, a whole bundle needs no source at all. Memory
-    does not depend on the bundle's size: a few MiB for each of the ``streams``. ``owner`` is pinned, ``now`` carries a
-    time zone, ``deadline_seconds`` is for everything together.
-
-    Raises:
-        VerificationError: the manifest, or an object, is not what the owner signed; the bundle is another or expired.
-        FetchError: the source refuses, or gives nothing within the deadline.
-        OutputError: the directory cannot be written or has not enough room.
-        InputError: ``digest`` is no SHA-256, or another process is fetching this bundle.
-    """
-    if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
-        raise InputError(f"expected the SHA-256 of a signed manifest, 64 digits of 0-9a-f, got {digest[:80]!r}")
-    patient = PatientSource(source, deadline_seconds=deadline_seconds)
-    envelope, signed = _signed_manifest(patient, directory, digest, owner, now)
-    return fetch_signed_bundle(patient, directory, envelope, signed, reporter=reporter, streams=streams)
-
-
-def fetch_signed_bundle(
     source: PatientSource,
     directory: Path,
     envelope: bytes,
@@ -98,9 +63,17 @@ def fetch_signed_bundle(
     reporter: Reporter,
     streams: int = DEFAULT_STREAMS,
 ) -> FetchedBundle:
-    """Fetches the bundle of a manifest that is at hand and verified; ``envelope`` is its bytes.
+    """Fetches the bundle of a manifest that is at hand and ``signed``, verified, and returns where it lies.
 
-    Otherwise, and in what it raises, like ``fetch_bundle``.
+    ``envelope`` is the manifest's bytes. It goes on where an earlier fetch of the bundle ended, however that was. What
+    lies there whole is hashed and not asked for again, and damaged blocks of it are replaced. Memory does not depend on
+    the bundle's size: a few MiB for each of the ``streams``.
+
+    Raises:
+        VerificationError: an object is not what the owner signed.
+        FetchError: the source refuses, or gives nothing within its deadline.
+        OutputError: the directory cannot be written or has not enough room.
+        InputError: another process is fetching this bundle.
     """
     place = directory / signed.digest
     try:
@@ -115,25 +88,6 @@ def fetch_signed_bundle(
         ) from error
     size_bytes = sum(sealed.size for sealed in signed.manifest.objects)
     return FetchedBundle(place, signed.digest, signed.manifest.version, size_bytes, moved_bytes)
-
-
-def _signed_manifest(
-    source: PatientSource, directory: Path, digest: str | None, owner: VerifyingKey, now: datetime
-) -> tuple[bytes, SignedManifest]:
-    """Returns the verified manifest with its bytes: that of an earlier fetch, if it holds, or the source's."""
-    if digest is not None:
-        try:
-            return _verified(read_bundle(directory / digest).envelope, digest, owner, now)
-        except VerificationError:
-            pass  # not fetched whole yet, or damaged since
-    return _verified(source.manifest(digest), digest, owner, now)
-
-
-def _verified(envelope: bytes, digest: str | None, owner: VerifyingKey, now: datetime) -> tuple[bytes, SignedManifest]:
-    signed = verify_manifest(envelope, owner, now=now)
-    if digest not in (None, signed.digest):
-        raise VerificationError("bundle.digest", f"expected bundle {digest}, got {signed.digest}")
-    return envelope, signed
 
 
 @contextmanager

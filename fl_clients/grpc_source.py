@@ -10,22 +10,17 @@ import grpc
 from scaleot_core.bundle.canonical import Document, write_document
 from scaleot_core.bundle.distribution import (
     GRANT_METHOD,
-    MANIFEST_METHOD,
     MAX_PIECE_BYTES,
-    NEWEST,
     RANGE_METHOD,
     REPOSITORY_FILE_METHOD,
     SERVICE,
     TRAINING_METHOD,
     GrantRequest,
-    ManifestRequest,
     RangeRequest,
     RepositoryFileRequest,
     TrainingRequest,
-    require_loopback,
 )
 from scaleot_core.bundle.grant import MAX_GRANT_BYTES
-from scaleot_core.bundle.manifest import MAX_ENVELOPE_BYTES
 from scaleot_core.bundle.tls_files import TlsFiles, read_tls_files
 from scaleot_core.errors import FetchError, NotServedError, SourceInterruptedError
 
@@ -63,13 +58,8 @@ class GrpcSource:
 
     def __init__(self, channel: Any, address: str) -> None:
         self._address = address
-        methods = (MANIFEST_METHOD, RANGE_METHOD, REPOSITORY_FILE_METHOD, GRANT_METHOD, TRAINING_METHOD)
+        methods = (RANGE_METHOD, REPOSITORY_FILE_METHOD, GRANT_METHOD, TRAINING_METHOD)
         self._methods = {name: channel.unary_stream(f"/{SERVICE}/{name}") for name in methods}
-
-    def manifest(self, digest: str | None, *, timeout_seconds: float) -> bytes:
-        """Asks for the manifest of a bundle, or of the newest one."""
-        request = ManifestRequest(bundle=digest or NEWEST)
-        return self._ask_whole(MANIFEST_METHOD, request, MAX_ENVELOPE_BYTES, timeout_seconds)
 
     def read_range(self, digest: str, start: int, length: int, *, timeout_seconds: float) -> Iterator[bytes]:
         """Asks for a range of an object."""
@@ -125,12 +115,4 @@ def grpc_source(address: str, tls: TlsFiles) -> Iterator[GrpcSource]:
     own = read_tls_files(tls, now=datetime.now(UTC))
     credentials = grpc.ssl_channel_credentials(own.authority, own.private_key, own.certificate)
     with grpc.secure_channel(address, credentials, options=_OPTIONS) as channel:
-        yield GrpcSource(channel, address)
-
-
-@contextmanager
-def grpc_source_without_tls(address: str) -> Iterator[GrpcSource]:
-    """Opens a connection without TLS to a service on this machine; raises ``InputError`` for another address."""
-    require_loopback(address)
-    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
         yield GrpcSource(channel, address)

@@ -32,10 +32,6 @@ class PatientSource:
         """Makes every thread that reads from here give up."""
         self._stopped.set()
 
-    def manifest(self, digest: str | None) -> bytes:
-        """Returns what the source calls the manifest of a bundle, or of its newest one."""
-        return self._patiently(lambda seconds: self._source.manifest(digest, timeout_seconds=seconds))
-
     def repository_file(self, name: str, most_bytes: int) -> bytes:
         """Returns a small file of the repository, of which no more than ``most_bytes`` and one are read."""
         return self._patiently(lambda seconds: self._source.repository_file(name, most_bytes, timeout_seconds=seconds))

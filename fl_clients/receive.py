@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
 
-from fl_clients.fetch import FetchedBundle, fetch_signed_bundle
+from fl_clients.fetch import FetchedBundle, fetch_bundle
 from fl_clients.patient_source import PatientSource
 from fl_clients.repository import newest_manifest
 from fl_clients.sources import Source
@@ -44,7 +44,7 @@ def receive(
     patient = PatientSource(source, deadline_seconds=deadline_seconds)
     newest = newest_manifest(patient, home, owner=owner, now=now)
     bundles = home / BUNDLES_DIRECTORY
-    fetched = fetch_signed_bundle(patient, bundles, newest.envelope, newest.signed, reporter=reporter)
+    fetched = fetch_bundle(patient, bundles, newest.envelope, newest.signed, reporter=reporter)
     try:
         _receive_grant(patient, home, fetched.digest, newest.signed.manifest, owner, organisation=organisation, now=now)
         _make_current(bundles, fetched.digest)

@@ -1,6 +1,6 @@
 """Where a data owner's sealed bundle comes from: a folder, an HTTPS server, or the model owner's gRPC service.
 
-Each holds either one bundle, as it was sealed, or a whole repository (``scaleot_core.bundle.repository``).
+Each holds a repository (``scaleot_core.bundle.repository``) and the objects of its bundles.
 
 None of them is trusted with anything but being there: whatever they give is verified by whoever asked (``fetch``).
 """
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from scaleot_core.bundle.archive import PIECE_BYTES
 from scaleot_core.bundle.distribution import MAX_PIECE_BYTES
 from scaleot_core.bundle.files import open_regular_file
-from scaleot_core.bundle.manifest import MANIFEST_FILE, MAX_ENVELOPE_BYTES, OBJECTS_DIRECTORY
+from scaleot_core.bundle.manifest import OBJECTS_DIRECTORY
 from scaleot_core.bundle.tls_files import TlsFiles, read_tls_files
 from scaleot_core.errors import FetchError, InputError, NotServedError, SourceInterruptedError
 
@@ -32,17 +32,11 @@ _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class Source(Protocol):
-    """Gives the files of sealed bundles, and of a repository; used by several threads at once.
+    """Gives the files of a repository, and of the sealed bundles in it; used by several threads at once.
 
     All methods raise ``SourceInterruptedError`` for what may pass, such as a cut connection, and ``FetchError`` for
     what will not; ``NotServedError`` says that the source has no such thing, or none of the kind.
     """
-
-    def manifest(self, digest: str | None, *, timeout_seconds: float) -> bytes:
-        """Returns what the source calls the signed manifest of the bundle ``digest``, or of its newest one.
-
-        A source of one bundle gives that one's. At most 6 MiB and one byte.
-        """
 
     def read_range(self, digest: str, start: int, length: int, *, timeout_seconds: float) -> Iterator[bytes]:
         """Yields bytes of an object, in pieces of at most 1 MiB: what has come when it fails is good to keep.
@@ -58,19 +52,10 @@ class Source(Protocol):
 
 
 class FolderSource:
-    """A sealed bundle in a directory: a stick, a share, a mounted bucket."""
+    """A repository in a directory: a stick, a share, a mounted bucket."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-
-    def manifest(self, digest: str | None, *, timeout_seconds: float) -> bytes:
-        """Reads the manifest; the directory holds one bundle, whatever is asked for."""
-        path = self._directory / MANIFEST_FILE
-        try:
-            with open_regular_file(path) as file:
-                return file.read(MAX_ENVELOPE_BYTES + 1)
-        except OSError as error:
-            raise FetchError(f"{self._directory} is no sealed bundle: {MANIFEST_FILE}: {error.strerror}") from error
 
     def read_range(self, digest: str, start: int, length: int, *, timeout_seconds: float) -> Iterator[bytes]:
         """Reads from the object's file."""
@@ -103,7 +88,7 @@ class FolderSource:
 
 
 class HttpsSource:
-    """A bundle or a repository under a base URL of any HTTPS server that answers range requests: nginx, S3, a CDN.
+    """A repository under a base URL of any HTTPS server that answers range requests: nginx, S3, a CDN.
 
     ``authority`` is a PEM file of the certificates to trust in place of the system's; ``tls`` is given where the server
     wants a client certificate too, and then names the authority. Redirections to anything but HTTPS fail. A proxy of
@@ -135,10 +120,6 @@ class HttpsSource:
             urllib.request.UnknownHandler(),
         ):
             self._opener.add_handler(handler)
-
-    def manifest(self, digest: str | None, *, timeout_seconds: float) -> bytes:
-        """Gets the manifest; a base URL has one bundle, whatever is asked for."""
-        return b"".join(self._get(MANIFEST_FILE, {}, 200, MAX_ENVELOPE_BYTES + 1, timeout_seconds))
 
     def read_range(self, digest: str, start: int, length: int, *, timeout_seconds: float) -> Iterator[bytes]:
         """Gets a range of the object's file."""

@@ -25,28 +25,22 @@ from fl_server.organisation_limits import DEFAULT_LIMITS, Limits, OrganisationLi
 from scaleot_core.bundle.canonical import Document, read_document
 from scaleot_core.bundle.distribution import (
     GRANT_METHOD,
-    MANIFEST_METHOD,
     MAX_DEADLINE_SECONDS,
     MAX_REQUEST_BYTES,
-    NEWEST,
     RANGE_METHOD,
     REPOSITORY_FILE_METHOD,
     SERVICE,
     TRAINING_METHOD,
     GrantRequest,
-    ManifestRequest,
     RangeRequest,
     RepositoryFileRequest,
     TrainingRequest,
-    require_loopback,
 )
 from scaleot_core.bundle.files import open_regular_file
 from scaleot_core.bundle.grant import Organisation
 from scaleot_core.bundle.tls_files import TlsCredentials, TlsFiles, read_tls_files
 from scaleot_core.errors import InputError, VerificationError
 
-LOOPBACK_ORGANISATION = "loopback, without TLS"
-"""Whom ``is_allowed`` is asked about where there are no certificates."""
 DRAIN_SECONDS = 10.0
 PIECE_BYTES = 256 * 1024
 """Of one message of a reply, of which a stream holds about three; larger ones are no faster."""
@@ -93,44 +87,12 @@ def serve_bundles(
     credentials = grpc.dynamic_ssl_server_credentials(
         certificates.latest, certificates.read_again, require_client_authentication=True
     )
-    service = _Service(index, is_allowed, limits, _organisation_of, on_sent=on_sent, on_training=on_training)
-    with _running(service, limits, address, lambda server: server.add_secure_port(address, credentials)) as port:
-        yield port
-
-
-@contextmanager
-def serve_bundles_without_tls(
-    index: Callable[[], BundleIndex],
-    address: str,
-    *,
-    is_allowed: Callable[[str], bool],
-    limits: Limits = DEFAULT_LIMITS,
-) -> Iterator[int]:
-    """Serves like ``serve_bundles`` to every process of this machine, as ``LOOPBACK_ORGANISATION``; for trials alone.
-
-    Raises:
-        InputError: the address is not a loopback address in figures, or cannot be listened on.
-    """
-    require_loopback(address)
-    service = _Service(
-        index,
-        is_allowed,
-        limits,
-        lambda _: LOOPBACK_ORGANISATION,
-        on_sent=lambda *_: None,
-        on_training=lambda *_: None,
-    )
-    with _running(service, limits, address, lambda server: server.add_insecure_port(address)) as port:
-        yield port
-
-
-@contextmanager
-def _running(service: "_Service", limits: Limits, address: str, listen: Callable[[Any], int]) -> Iterator[int]:
+    service = _Service(index, is_allowed, limits, on_sent=on_sent, on_training=on_training)
     pool = ThreadPoolExecutor(limits.streams, thread_name_prefix="distribution")
     server = grpc.server(pool, options=_OPTIONS, maximum_concurrent_rpcs=limits.streams)
     server.add_generic_rpc_handlers((service.handlers(),))
     try:
-        port = listen(server)
+        port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise InputError(f"{address} cannot be listened on: is it taken by another process?") from error
     server.start()
@@ -174,18 +136,16 @@ class _Service:
         index: Callable[[], BundleIndex],
         is_allowed: Callable[[str], bool],
         limits: Limits,
-        organisation_of: Callable[[_Context], str],
         *,
         on_sent: Callable[[str, RangeRequest], None],
         on_training: Callable[[str, TrainingRequest], None],
     ) -> None:
-        self._index, self._is_allowed, self._organisation_of = index, is_allowed, organisation_of
+        self._index, self._is_allowed = index, is_allowed
         self._limits, self._on_sent, self._on_training = OrganisationLimits(limits), on_sent, on_training
 
     def handlers(self) -> Any:
         """Returns the methods under their names; requests and replies stay bytes."""
         methods = {
-            MANIFEST_METHOD: self._manifest,
             RANGE_METHOD: self._range,
             REPOSITORY_FILE_METHOD: self._repository_file,
             GRANT_METHOD: self._grant,
@@ -194,12 +154,6 @@ class _Service:
         return grpc.method_handlers_generic_handler(
             SERVICE, {name: grpc.unary_stream_rpc_method_handler(method) for name, method in methods.items()}
         )
-
-    def _manifest(self, data: bytes, context: _Context) -> Iterator[bytes]:
-        asked, _ = self._admit(ManifestRequest, data, context)
-        index = self._index()
-        digest = index.newest if asked.bundle == NEWEST else asked.bundle
-        return _whole(index.envelopes.get(digest), f"no bundle {digest} is served", context)
 
     def _repository_file(self, data: bytes, context: _Context) -> Iterator[bytes]:
         asked, _ = self._admit(RepositoryFileRequest, data, context)
@@ -231,7 +185,7 @@ class _Service:
 
     def _admit(self, schema: type[_Request], data: bytes, context: _Context) -> tuple[_Request, str]:
         """Returns the request of an organisation that may make it now, and whose it is; refuses it otherwise."""
-        organisation = self._organisation_of(context)
+        organisation = _organisation_of(context)
         if not self._is_allowed(organisation):
             _refuse(context, grpc.StatusCode.PERMISSION_DENIED, f"{organisation!r} is unknown here, or revoked")
         try:

@@ -51,19 +51,13 @@ def index_home(home: Path) -> BundleIndex:
         raise InputError(f"{repository} has nothing to serve: publish first, with scaleot publish {home}")
     small = [*(repository / METADATA_DIRECTORY).iterdir(), *(repository / TARGETS_DIRECTORY).rglob("*.json")]
     files = {name: path.read_bytes() for path in small if is_repository_file(name := _name(path, repository))}
-    envelopes: dict[str, bytes] = {}
     objects: dict[str, ServedObject] = {}
-    newest, newest_version = "", 0
     for name, content in files.items():
         if name.startswith(f"{TARGETS_DIRECTORY}/"):
-            digest, manifest = read_manifest(content)
-            envelopes[digest] = content
-            for sealed in manifest.objects:
+            for sealed in read_manifest(content)[1].objects:
                 path = repository / OBJECTS_DIRECTORY / sealed.name
                 objects[sealed.name] = ServedObject(path, sealed.size)
-            if manifest.version >= newest_version:
-                newest, newest_version = digest, manifest.version
-    return BundleIndex(newest, envelopes, objects, files, grant_files(home))
+    return BundleIndex(objects, files, grant_files(home))
 
 
 def _name(path: Path, repository: Path) -> str:

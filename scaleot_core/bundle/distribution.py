@@ -6,10 +6,6 @@ be generated or kept in step, and what the server parses is read by the same str
 FORMAT. The service is ``scaleot.distribution.v1.Distribution``; all methods are unary-stream. ``<hex64>`` is a
 SHA-256.
 
-``Manifest``
-    asks with ``{"bundle":"<hex64>"}``, the digest of a bundle's signed manifest, or ``{"bundle":"newest"}``, the one
-    of the highest version. The reply is the bytes of ``manifest.dsse.json``, at most 6 MiB.
-
 ``Range``
     asks with ``{"length":n,"object":"<hex64>","start":n}`` for bytes of an object, by its name (``FORMAT.md``,
     section 5): 1 to 16 MiB that all lie within it. The reply is exactly these bytes.
@@ -39,18 +35,15 @@ crosses the wire. Who may ask is decided by mutual TLS: the organisation is the 
 | ``RESOURCE_EXHAUSTED`` | too many streams or requests at once | yes, later |
 """
 
-import ipaddress
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from pydantic import Field, model_validator
 
 from scaleot_core.bundle.canonical import Document, Sha256
 from scaleot_core.bundle.manifest import BLOCK_BYTES, Size
 from scaleot_core.bundle.repository import FILE_PATTERN
-from scaleot_core.errors import InputError
 
 SERVICE: Final = "scaleot.distribution.v1.Distribution"
-MANIFEST_METHOD: Final = "Manifest"
 RANGE_METHOD: Final = "Range"
 REPOSITORY_FILE_METHOD: Final = "RepositoryFile"
 GRANT_METHOD: Final = "Grant"
@@ -61,14 +54,6 @@ MAX_PIECE_BYTES: Final = 1024 * 1024
 """Of one message of a reply: well under gRPC's own limit of 4 MiB, and all that a stream holds in memory."""
 MAX_RANGE_BYTES: Final = BLOCK_BYTES
 MAX_DEADLINE_SECONDS: Final = 600
-
-NEWEST: Final = "newest"
-
-
-class ManifestRequest(Document):
-    """Asks for the signed manifest of one bundle."""
-
-    bundle: Sha256 | Literal["newest"]
 
 
 class RangeRequest(Document):
@@ -107,17 +92,3 @@ class TrainingRequest(Document):
         if self.step > self.steps:
             raise ValueError(f"expected at most step {self.steps}, got {self.step}")
         return self
-
-
-def require_loopback(address: str) -> None:
-    """Refuses ``host:port`` without TLS unless it is of this machine alone; raises ``InputError``.
-
-    The host stands in figures, since a name may come to mean another address.
-    """
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        is_loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
-        raise InputError(f"without TLS expected a loopback address such as 127.0.0.1:9443, got {address}")

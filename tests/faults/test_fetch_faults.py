@@ -33,19 +33,22 @@ CLIENT = """
 import datetime, json, pathlib, sys, time
 from fl_clients.fetch import fetch_bundle
 from fl_clients.grpc_source import grpc_source
+from fl_clients.patient_source import PatientSource
 from scaleot_core.bundle.key_files import load_verifying_key
 from scaleot_core.bundle.tls_files import TlsFiles
+from scaleot_core.bundle.verify import verify_manifest
 from scaleot_core.progress import SilentReporter
 from tests.support.bundles import NOW
 from tests.support.distribution_server import peak_mib
 
-address, certificate, private_key, authority, key, own = sys.argv[1:]
+address, certificate, private_key, authority, key, manifest, own = sys.argv[1:]
 tls = TlsFiles(pathlib.Path(certificate), pathlib.Path(private_key), pathlib.Path(authority))
-owner = load_verifying_key(pathlib.Path(key))
+envelope = pathlib.Path(manifest).read_bytes()
+signed = verify_manifest(envelope, load_verifying_key(pathlib.Path(key)), now=NOW)
 before, start = peak_mib(), time.monotonic()
 with grpc_source(address, tls) as source:
-    fetched = fetch_bundle(
-        source, pathlib.Path(own), owner=owner, now=NOW, deadline_seconds=300, reporter=SilentReporter())
+    patient = PatientSource(source, deadline_seconds=300)
+    fetched = fetch_bundle(patient, pathlib.Path(own), envelope, signed, reporter=SilentReporter())
 print(json.dumps({"growth_mib": peak_mib() - before, "seconds": time.monotonic() - start,
                   "size": fetched.size_bytes, "moved": fetched.moved_bytes}))
 """
@@ -55,7 +58,8 @@ def client_process(two: Parties, port: int, own: Path) -> "subprocess.Popen[str]
     key = own.with_name(f"{own.name}.owner.pem")
     key.unlink(missing_ok=True)
     save_verifying_key(two.scene.owner.public, key)
-    paths = (two.clinic.certificate, two.clinic.private_key, two.clinic.authority, key, own)
+    manifest = two.scene.path / MANIFEST_FILE
+    paths = (two.clinic.certificate, two.clinic.private_key, two.clinic.authority, key, manifest, own)
     command = [sys.executable, "-c", CLIENT, f"127.0.0.1:{port}", *map(str, paths)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
@@ -90,9 +94,6 @@ class KillingSource:
     def __init__(self, source: Source, server: "subprocess.Popen[str]") -> None:
         self._source, self._server = source, server
         self.interruptions = 0
-
-    def manifest(self, digest: str | None, *, timeout_seconds: float) -> bytes:
-        return self._source.manifest(digest, timeout_seconds=timeout_seconds)
 
     def read_range(self, digest: str, start: int, length: int, *, timeout_seconds: float) -> Iterator[bytes]:
         try:

@@ -4,26 +4,23 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from fl_clients.fetch import PARTIAL_DIRECTORY, fetch_bundle
-from fl_clients.grpc_source import grpc_source, grpc_source_without_tls
+from fl_clients.fetch import PARTIAL_DIRECTORY
+from fl_clients.grpc_source import grpc_source
 from fl_clients.patient_source import PatientSource
 from fl_clients.sources import FolderSource, HttpsSource, Source
-from fl_server.bundle_index import index_bundles
-from fl_server.distribution import serve_bundles, serve_bundles_without_tls
-from scaleot_core.bundle import generate_signing_key
+from fl_server.distribution import serve_bundles
 from scaleot_core.bundle.manifest import BLOCK_BYTES, MANIFEST_FILE, OBJECTS_DIRECTORY
 from scaleot_core.bundle.tls_files import TlsFiles
 from scaleot_core.errors import FetchError, InputError, OutputError, VerificationError
 from scaleot_core.progress import SilentReporter
-from tests.support.bundles import CLINIC, END, FILES, NOW
+from tests.support.bundles import CLINIC, FILES
 from tests.support.certificates import Authority
-from tests.support.distribution_server import server_process
+from tests.support.distribution_server import index_of, server_process
 from tests.support.fetching import LARGE_FILES, Parties, parties
 from tests.support.https_files import FileServer, https_server
 
@@ -43,7 +40,7 @@ def small(tmp_path: Path) -> Parties:
 
 @contextmanager
 def grpc_of(two: Parties, *, tls: TlsFiles | None = None, server: TlsFiles | None = None) -> Iterator[Source]:
-    index = index_bundles([two.scene.path])
+    index = index_of(two.scene.path)
     with (
         serve_bundles(
             lambda: index, "127.0.0.1:0", tls=server or two.server, is_allowed=lambda name: name == CLINIC
@@ -75,13 +72,8 @@ class CountedSource:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self.manifests = 0
         self.asked: Counter[tuple[str, int]] = Counter()
         self.came_bytes = 0
-
-    def manifest(self, digest: str | None, *, timeout_seconds: float) -> bytes:
-        self.manifests += 1
-        return self._source.manifest(digest, timeout_seconds=timeout_seconds)
 
     def read_range(self, digest: str, start: int, length: int, *, timeout_seconds: float) -> Iterator[bytes]:
         self.asked[digest, start] += 1
@@ -106,44 +98,9 @@ def test_a_second_fetch_moves_nothing(small: Parties, kind: str) -> None:
     with source_of(small, kind) as source:
         counted = CountedSource(source)
         assert small.fetch(counted).moved_bytes > 0
-        assert counted.manifests == 1
         asked = counted.asked.copy()
         assert small.fetch(counted).moved_bytes == 0
         assert counted.asked == asked
-        assert counted.manifests == 2, "what is newest is asked for again"
-        assert small.fetch(counted, digest=small.digest).moved_bytes == 0
-        assert counted.manifests == 2, "a bundle that is named and lies there needs no source"
-
-
-def test_a_bundle_that_is_named_is_fetched_by_its_digest(small: Parties) -> None:
-    with source_of(small, "grpc") as source:
-        assert small.fetch(source, digest=small.digest).path == small.place
-        with pytest.raises(FetchError, match="NOT_FOUND: no bundle " + "a" * 64):
-            small.fetch(source, digest="a" * 64)
-
-
-@pytest.mark.parametrize("digest", ["", "../elsewhere", "A" * 64, "a" * 63, "a" * 64 + "\n"])
-def test_a_digest_that_is_none_never_becomes_a_path(small: Parties, digest: str) -> None:
-    with pytest.raises(InputError, match="expected the SHA-256"):
-        small.fetch(FolderSource(small.scene.path), digest=digest)
-    assert not small.own.exists()
-
-
-def test_another_bundle_than_the_named_one_is_refused(small: Parties) -> None:
-    with pytest.raises(VerificationError, match=rf"expected bundle {'a' * 64}, got {small.digest} \[bundle.digest\]"):
-        small.fetch(FolderSource(small.scene.path), digest="a" * 64)
-
-
-def test_a_bundle_of_another_owner_or_an_expired_one_is_refused_before_an_object_is_asked_for(small: Parties) -> None:
-    for owner, now, code in (
-        (generate_signing_key().public, NOW, "bundle.signature"),
-        (small.scene.owner.public, END + timedelta(seconds=1), "bundle.expired"),
-    ):
-        source = CountedSource(FolderSource(small.scene.path))
-        with pytest.raises(VerificationError, match=code):
-            fetch_bundle(source, small.own, owner=owner, now=now, deadline_seconds=5, reporter=SilentReporter())
-        assert not source.asked
-        assert not small.own.exists()
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -179,16 +136,16 @@ def test_an_object_that_rots_in_place_is_repaired_by_the_block(large: Parties, t
     rotten = bytearray(path.read_bytes())
     rotten[0] ^= 1
     path.write_bytes(rotten)
-    again = large.fetch(source, own=tmp_path, digest=large.digest)
+    again = large.fetch(source, own=tmp_path)
     assert again.moved_bytes == BLOCK_BYTES
     assert large.open(again.path) == LARGE_FILES
 
 
-def test_a_manifest_that_rots_in_place_is_fetched_again(small: Parties) -> None:
+def test_a_manifest_that_rots_in_place_is_written_again(small: Parties) -> None:
     source = FolderSource(small.scene.path)
     path = small.fetch(source).path / MANIFEST_FILE
     path.write_bytes(path.read_bytes()[:-1])
-    assert small.fetch(source, digest=small.digest).moved_bytes == 0
+    assert small.fetch(source).moved_bytes == 0
     assert small.open(small.place) == FILES
 
 
@@ -322,7 +279,7 @@ def test_https_is_not_led_away_from_https(small: Parties, target: str) -> None:
     with https_of(small) as (source, server):
         server.redirect_to = target
         with pytest.raises(FetchError):
-            small.fetch(source, deadline_seconds=2)
+            PatientSource(source, deadline_seconds=2).repository_file("metadata/timestamp.json", 100)
         assert len(server.asked) == 1, "it is refused at once, not tried again"
 
 
@@ -332,9 +289,7 @@ def test_only_an_https_url_is_a_base_url(url: str) -> None:
         HttpsSource(url)
 
 
-def test_a_folder_without_a_bundle_or_an_object_is_named(small: Parties, tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match="is no sealed bundle"):
-        small.fetch(FolderSource(tmp_path / "nothing"))
+def test_an_object_that_a_folder_lacks_is_named(small: Parties) -> None:
     path = small.scene.object_file(2)
     content = path.read_bytes()
     path.write_bytes(content[:-1])
@@ -369,19 +324,6 @@ def test_a_source_that_gives_more_or_nothing_is_refused(small: Parties) -> None:
         )
     with pytest.raises(FetchError, match="within 1 seconds"):
         small.fetch(EmptySource(small.scene.path), deadline_seconds=1)
-
-
-def test_without_tls_only_loopback_is_asked(small: Parties) -> None:
-    with (
-        serve_bundles_without_tls(
-            lambda: index_bundles([small.scene.path]), "127.0.0.1:0", is_allowed=lambda _: True
-        ) as port,
-        grpc_source_without_tls(f"127.0.0.1:{port}") as source,
-    ):
-        assert small.open(small.fetch(source).path) == FILES
-    for address in ("10.0.0.1:9443", "localhost:9443", "owner.example:9443"):
-        with pytest.raises(InputError, match="loopback"), grpc_source_without_tls(address):
-            pytest.fail("the block must not run")
 
 
 def test_progress_counts_every_megabyte_once(large: Parties, tmp_path: Path) -> None:

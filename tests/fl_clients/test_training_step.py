@@ -14,7 +14,6 @@ from fl_clients.membership import Membership
 from fl_clients.policy import read_data_owner_file
 from fl_clients.session import EmulatorShelf, take_part
 from fl_clients.training_step import STEP_FILE, StepReporter, read_step, tell_steps
-from fl_server.bundle_index import index_bundles
 from fl_server.distribution import serve_bundles
 from scaleot_core.address import Address
 from scaleot_core.bundle.canonical import canonical_json
@@ -22,6 +21,7 @@ from scaleot_core.bundle.distribution import SERVICE, TRAINING_METHOD, TrainingR
 from scaleot_core.federation.messages import Instructions, decode_statement
 from scaleot_core.federation.signing import claimed
 from tests.support.bundles import CLINIC
+from tests.support.distribution_server import index_of
 from tests.support.federations import Federation, build_federation, rewrite_data_owner
 from tests.support.fetching import Parties, parties
 from tests.support.private_updates import instructions, private_federation
@@ -98,7 +98,7 @@ def test_the_agent_tells_each_new_step_once_and_the_server_knows_whose_it_is(
 ) -> None:
     monkeypatch.setattr(training_step, "STEP_SECONDS", 0.05)
     heard: list[tuple[str, TrainingRequest]] = []
-    index = index_bundles([two.scene.path])
+    index = index_of(two.scene.path)
     with (
         serve_bundles(
             lambda: index,
@@ -129,7 +129,7 @@ def test_under_a_mechanism_the_agent_tells_no_step_unless_its_owner_says_so(
     monkeypatch.setattr(training_step, "STEP_SECONDS", 0.05)
     monkeypatch.setattr(agent, "LOOK_SECONDS", 0.5)
     heard: list[TrainingRequest] = []
-    index = index_bundles([two.scene.path])
+    index = index_of(two.scene.path)
     with serve_bundles(
         lambda: index,
         "127.0.0.1:0",
@@ -148,7 +148,7 @@ def test_a_server_that_is_away_or_refuses_costs_nothing_but_the_report(
 ) -> None:
     monkeypatch.setattr(training_step, "STEP_SECONDS", 0.05)
     (home / STEP_FILE).write_bytes(canonical_json(step(1).model_dump()))
-    index = index_bundles([two.scene.path])
+    index = index_of(two.scene.path)
     with serve_bundles(lambda: index, "127.0.0.1:0", tls=two.server, is_allowed=lambda _: False) as port:
         address = f"127.0.0.1:{port}"
         with grpc_source(address, two.clinic) as source:
@@ -161,7 +161,7 @@ def test_a_server_that_is_away_or_refuses_costs_nothing_but_the_report(
     "change", [{"loss": 1.0}, {"step": 4}, {"step": -1}, {"step": 1.5}, {"round": 0}, {"attempt": "1"}, {"steps": True}]
 )
 def test_the_server_takes_nothing_but_four_numbers_in_range(two: Parties, change: dict[str, object]) -> None:
-    index = index_bundles([two.scene.path])
+    index = index_of(two.scene.path)
     heard: list[object] = []
     parts = (path.read_bytes() for path in (two.clinic.authority, two.clinic.private_key, two.clinic.certificate))
     with (

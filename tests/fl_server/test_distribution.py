@@ -1,36 +1,44 @@
 """The distribution service over real gRPC with mutual TLS: what it gives, and what it refuses to whom."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from fl_server.bundle_index import index_bundles
-from fl_server.distribution import LOOPBACK_ORGANISATION, PIECE_BYTES, serve_bundles, serve_bundles_without_tls
+from fl_server.bundle_index import BundleIndex
+from fl_server.distribution import PIECE_BYTES, serve_bundles
 from fl_server.grants import issue_grants
 from fl_server.organisation_limits import DEFAULT_LIMITS, Limits, OrganisationLimits
 from fl_server.published_index import published_index
-from scaleot_core.bundle import generate_identity, seal_bundle
+from scaleot_core.bundle import generate_identity
 from scaleot_core.bundle.canonical import Json, canonical_json
 from scaleot_core.bundle.distribution import MAX_PIECE_BYTES, SERVICE
-from scaleot_core.bundle.manifest import BLOCK_BYTES, MANIFEST_FILE, OBJECTS_DIRECTORY
+from scaleot_core.bundle.manifest import BLOCK_BYTES, OBJECTS_DIRECTORY
 from scaleot_core.bundle.tls_files import TlsFiles
-from scaleot_core.errors import InputError, VerificationError
-from tests.support.bundles import CLINIC, END, write_files
+from scaleot_core.errors import InputError
+from tests.support.bundles import CLINIC
 from tests.support.certificates import Authority
+from tests.support.distribution_server import index_of
 from tests.support.fetching import LARGE_FILES, Parties, parties
 from tests.support.owner_homes import new_owner_home, publish_small_version
 
 Code = grpc.StatusCode
+TIMESTAMP = {"file": "metadata/timestamp.json"}
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Parties:
     return parties(tmp_path_factory.mktemp("distribution"), LARGE_FILES)
+
+
+def index_with_a_file(two: Parties) -> BundleIndex:
+    """Returns an index of one bundle and of the small file that ``TIMESTAMP`` asks for."""
+    return replace(index_of(two.scene.path), files={TIMESTAMP["file"]: b"renewed"})
 
 
 class Client:
@@ -68,7 +76,7 @@ def served(
     two: Parties, *, tls: TlsFiles | None = None, refused: set[str] | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[Client]:
     refused = set() if refused is None else refused
-    index = index_bundles([two.scene.path])
+    index = index_with_a_file(two)
     with (
         serve_bundles(
             lambda: index, "127.0.0.1:0", tls=two.server, is_allowed=lambda name: name not in refused, limits=limits
@@ -87,12 +95,6 @@ def asking(two: Parties) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def emulator(two: Parties) -> str:
     return two.object_of("emulator.safetensors", LARGE_FILES)
-
-
-def test_the_manifest_comes_by_digest_and_as_the_newest(two: Parties, asking: Client) -> None:
-    envelope = (two.scene.path / MANIFEST_FILE).read_bytes()
-    assert asking.ask("Manifest", {"bundle": two.digest}) == envelope
-    assert asking.ask("Manifest", {"bundle": "newest"}) == envelope
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ NO_DIGESTS = ["", "newer", "../../etc/passwd", "A" * 64, "a" * 63, "a" * 64 + "\
 @pytest.mark.parametrize("digest", NO_DIGESTS)
 def test_what_is_no_digest_is_refused(asking: Client, digest: Json) -> None:
     for method, request in (
-        ("Manifest", {"bundle": digest}),
+        ("Grant", {"bundle": digest}),
         ("Range", {"length": 1, "object": digest, "start": 0}),
     ):
         assert asking.refusal(method, request)[0] is Code.INVALID_ARGUMENT
@@ -125,7 +127,7 @@ def test_what_is_no_digest_is_refused(asking: Client, digest: Json) -> None:
 
 def test_a_digest_of_nothing_that_is_served_is_not_found(two: Parties, asking: Client) -> None:
     for method, request in (
-        ("Manifest", {"bundle": "a" * 64}),
+        ("Grant", {"bundle": "a" * 64}),
         ("Range", {"length": 1, "object": "a" * 64, "start": 0}),
         ("Range", {"length": 1, "object": two.digest, "start": 0}),
     ):
@@ -153,24 +155,32 @@ def test_a_range_beyond_the_end_of_the_object_is_refused(two: Parties, asking: C
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{}", b"[]", b"\xff", b'{"bundle": "newest"}', b'{"bundle":"newest","path":"x"}', b"[" * 500],
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff",
+        b'{"file": "metadata/timestamp.json"}',
+        b'{"file":"metadata/timestamp.json","path":"x"}',
+        b"[" * 500,
+    ],
     ids=range(7),
 )
 def test_a_request_of_another_form_is_refused(asking: Client, data: bytes) -> None:
-    assert asking.refusal("Manifest", data)[0] is Code.INVALID_ARGUMENT
+    assert asking.refusal("RepositoryFile", data)[0] is Code.INVALID_ARGUMENT
 
 
 def test_a_request_over_512_bytes_is_refused_unread(asking: Client) -> None:
-    assert asking.refusal("Manifest", b" " * 513)[0] is Code.RESOURCE_EXHAUSTED
+    assert asking.refusal("RepositoryFile", b" " * 513)[0] is Code.RESOURCE_EXHAUSTED
 
 
 def test_a_method_that_is_none_is_unimplemented(asking: Client) -> None:
-    assert asking.refusal("Delete", {"bundle": "newest"})[0] is Code.UNIMPLEMENTED
+    assert asking.refusal("Delete", TIMESTAMP)[0] is Code.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize("timeout", [None, 700])
 def test_a_request_without_a_bounded_deadline_is_refused(asking: Client, timeout: float | None) -> None:
-    code, details = asking.refusal("Manifest", {"bundle": "newest"}, timeout)
+    code, details = asking.refusal("RepositoryFile", TIMESTAMP, timeout)
     assert code is Code.INVALID_ARGUMENT
     assert "deadline" in details
 
@@ -178,10 +188,10 @@ def test_a_request_without_a_bounded_deadline_is_refused(asking: Client, timeout
 def test_a_revoked_organisation_is_refused_at_its_next_request(two: Parties) -> None:
     refused: set[str] = set()
     with served(two, refused=refused) as asking:
-        asking.ask("Manifest", {"bundle": "newest"})
+        asking.ask("RepositoryFile", TIMESTAMP)
         refused.add(CLINIC)
         for method, request in (
-            ("Manifest", {"bundle": "newest"}),
+            ("RepositoryFile", TIMESTAMP),
             ("Range", {"length": 1, "object": "a" * 64, "start": 0}),
         ):
             code, details = asking.refusal(method, request)
@@ -191,13 +201,13 @@ def test_a_revoked_organisation_is_refused_at_its_next_request(two: Parties) -> 
 
 def test_an_unknown_organisation_is_asked_about_by_its_certificates_name(two: Parties) -> None:
     with served(two, tls=two.authority.issue("stranger"), refused={"stranger"}) as asking:
-        assert asking.refusal("Manifest", {"bundle": "newest"})[0] is Code.PERMISSION_DENIED
+        assert asking.refusal("RepositoryFile", TIMESTAMP)[0] is Code.PERMISSION_DENIED
 
 
 @pytest.mark.parametrize("name", [None, "clinic\x1b[2J"])
 def test_a_certificate_that_names_no_organisation_is_refused(two: Parties, name: str | None) -> None:
     with served(two, tls=two.authority.issue(name)) as asking:
-        assert asking.refusal("Manifest", {"bundle": "newest"})[0] is Code.UNAUTHENTICATED
+        assert asking.refusal("RepositoryFile", TIMESTAMP)[0] is Code.UNAUTHENTICATED
 
 
 def test_a_certificate_of_another_authority_or_an_expired_one_never_reaches_the_service(
@@ -207,12 +217,12 @@ def test_a_certificate_of_another_authority_or_an_expired_one_never_reaches_the_
     stranger = TlsFiles(stranger.certificate, stranger.private_key, two.authority.path)
     for tls in (stranger, two.authority.issue(CLINIC, days=-1)):
         with served(two, tls=tls) as asking:
-            assert asking.refusal("Manifest", {"bundle": "newest"})[0] is Code.UNAVAILABLE
+            assert asking.refusal("RepositoryFile", TIMESTAMP)[0] is Code.UNAVAILABLE
 
 
 def test_a_client_without_a_certificate_never_reaches_the_service(two: Parties) -> None:
     with serve_bundles(
-        lambda: index_bundles([two.scene.path]), "127.0.0.1:0", tls=two.server, is_allowed=lambda _: True
+        lambda: index_with_a_file(two), "127.0.0.1:0", tls=two.server, is_allowed=lambda _: True
     ) as port:
         credentials = grpc.ssl_channel_credentials(two.authority.path.read_bytes())
         for channel in (
@@ -220,7 +230,7 @@ def test_a_client_without_a_certificate_never_reaches_the_service(two: Parties) 
             grpc.insecure_channel(f"127.0.0.1:{port}"),
         ):
             with channel:
-                assert Client(channel).refusal("Manifest", {"bundle": "newest"})[0] is Code.UNAVAILABLE
+                assert Client(channel).refusal("RepositoryFile", TIMESTAMP)[0] is Code.UNAVAILABLE
 
 
 def test_a_replaced_certificate_is_used_for_the_next_connection_and_a_broken_one_is_not(
@@ -235,17 +245,17 @@ def test_a_replaced_certificate_is_used_for_the_next_connection_and_a_broken_one
         paths.private_key.write_bytes(key)
 
     install(first.certificate.read_bytes(), first.private_key.read_bytes())
-    index = index_bundles([two.scene.path])
+    index = index_with_a_file(two)
     trusting_the_next = TlsFiles(two.clinic.certificate, two.clinic.private_key, second.authority)
     with serve_bundles(lambda: index, "127.0.0.1:0", tls=paths, is_allowed=lambda _: True) as port:
         with client(port, two.clinic) as asking:
-            assert asking.ask("Manifest", {"bundle": "newest"})
+            assert asking.ask("RepositoryFile", TIMESTAMP)
         install(b"half of a file", first.private_key.read_bytes())
         with client(port, two.clinic) as asking:
-            assert asking.ask("Manifest", {"bundle": "newest"})
+            assert asking.ask("RepositoryFile", TIMESTAMP)
         install(second.certificate.read_bytes(), second.private_key.read_bytes())
         with client(port, trusting_the_next) as asking:
-            assert asking.ask("Manifest", {"bundle": "newest"})
+            assert asking.ask("RepositoryFile", TIMESTAMP)
 
 
 def test_one_organisation_has_so_many_streams_and_another_its_own(two: Parties, emulator: str) -> None:
@@ -253,7 +263,7 @@ def test_one_organisation_has_so_many_streams_and_another_its_own(two: Parties, 
     request = canonical_json({"length": BLOCK_BYTES, "object": emulator, "start": 0})
     with (
         serve_bundles(
-            lambda: index_bundles([two.scene.path]),
+            lambda: index_with_a_file(two),
             "127.0.0.1:0",
             tls=two.server,
             is_allowed=lambda _: True,
@@ -264,10 +274,10 @@ def test_one_organisation_has_so_many_streams_and_another_its_own(two: Parties, 
     ):
         slow = asking.call("Range", request)
         next(slow)  # and reads no more: flow control stops the server
-        code, details = asking.refusal("Manifest", {"bundle": "newest"})
+        code, details = asking.refusal("RepositoryFile", TIMESTAMP)
         assert code is Code.RESOURCE_EXHAUSTED
         assert "streams" in details
-        assert other.ask("Manifest", {"bundle": "newest"})
+        assert other.ask("RepositoryFile", TIMESTAMP)
         slow.cancel()
         wait_until_answered(asking)
 
@@ -275,7 +285,7 @@ def test_one_organisation_has_so_many_streams_and_another_its_own(two: Parties, 
 def wait_until_answered(asking: Client) -> None:
     for _ in range(100):
         try:
-            asking.ask("Manifest", {"bundle": "newest"})
+            asking.ask("RepositoryFile", TIMESTAMP)
         except grpc.RpcError:
             threading.Event().wait(0.05)
         else:
@@ -287,7 +297,7 @@ def test_a_reader_that_stops_holds_its_stream_no_longer_than_its_deadline(two: P
     with served(two, limits=Limits(streams=1)) as asking:
         slow = asking.call("Range", canonical_json({"length": BLOCK_BYTES, "object": emulator, "start": 0}), 1)
         next(slow)
-        assert asking.refusal("Manifest", {"bundle": "newest"})[0] is Code.RESOURCE_EXHAUSTED
+        assert asking.refusal("RepositoryFile", TIMESTAMP)[0] is Code.RESOURCE_EXHAUSTED
         wait_until_answered(asking)
 
 
@@ -312,83 +322,41 @@ def test_requests_are_counted_by_the_second() -> None:
 def test_a_request_too_many_is_refused(two: Parties) -> None:
     with served(two, limits=Limits(requests_per_second=0.001, requests_at_once=2)) as asking:
         for _ in range(2):
-            asking.ask("Manifest", {"bundle": "newest"})
-        assert asking.refusal("Manifest", {"bundle": "newest"})[0] is Code.RESOURCE_EXHAUSTED
+            asking.ask("RepositoryFile", TIMESTAMP)
+        assert asking.refusal("RepositoryFile", TIMESTAMP)[0] is Code.RESOURCE_EXHAUSTED
 
 
-def test_the_newest_of_several_bundles_has_the_highest_version(two: Parties, tmp_path: Path) -> None:
-    source = write_files(tmp_path / "source", {"config.json": b"{}"})
-    sealed = [
-        seal_bundle(source, tmp_path / str(version), owner=two.scene.owner, model={}, version=version, not_after=END)
-        for version in (3, 2)
-    ]
-    index = index_bundles([two.scene.path, *(one.path for one in sealed)])
-    assert index.newest == sealed[0].digest
-    assert set(index.envelopes) == {two.digest, *(one.digest for one in sealed)}
-    assert len(index.objects) == len(LARGE_FILES) + 2
+def _exchanged_for_a_link(path: Path, content: bytes) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
 
 
-def test_an_object_that_is_a_link_or_cut_or_missing_is_not_served(tmp_path: Path) -> None:
+def _cut(path: Path, content: bytes) -> None:
+    path.write_bytes(content[:-1])
+
+
+def _removed(path: Path, content: bytes) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [_exchanged_for_a_link, _cut, _removed])
+def test_an_object_that_is_a_link_or_cut_or_missing_is_lost_and_its_path_stays_hidden(
+    tmp_path: Path, damage: Callable[[Path, bytes], None]
+) -> None:
     two = parties(tmp_path)
     path = two.scene.object_file(2)
     content = path.read_bytes()
-    (tmp_path / "elsewhere").write_bytes(content)
-    path.unlink()
-    with pytest.raises(InputError, match="cannot be served: No such file"):
-        index_bundles([two.scene.path])
-    path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="cannot be served: Too many levels of symbolic links"):
-        index_bundles([two.scene.path])
-    path.unlink()
-    path.write_bytes(content[:-1])
-    with pytest.raises(InputError, match=r"was sealed with \d+ bytes and has"):
-        index_bundles([two.scene.path])
-
-
-def test_an_object_exchanged_for_a_link_after_the_start_is_lost_and_its_path_stays_hidden(tmp_path: Path) -> None:
-    two = parties(tmp_path)
-    path = two.scene.object_file(2)
     with served(two) as asking:
-        path.rename(tmp_path / "elsewhere")
-        path.symlink_to(tmp_path / "elsewhere")
-        code, details = asking.refusal("Range", {"length": 1, "object": path.name, "start": 0})
+        whole = {"length": len(content), "object": path.name, "start": 0}
+        assert asking.ask("Range", whole) == content
+        damage(path, content)
+        code, details = asking.refusal("Range", whole)
     assert code is Code.DATA_LOSS
     assert str(tmp_path) not in details
 
 
-def test_what_is_no_bundle_is_not_served(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing to serve"):
-        index_bundles([])
-    with pytest.raises(VerificationError, match=r"bundle\.missing"):
-        index_bundles([tmp_path])
-    (tmp_path / MANIFEST_FILE).write_bytes(b"{}")
-    with pytest.raises(VerificationError, match=r"bundle\.fields"):
-        index_bundles([tmp_path])
-
-
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "10.0.0.1:9443", "localhost:0", "unix:/tmp/x", ":0", ""])
-def test_without_tls_only_loopback_is_served(two: Parties, address: str) -> None:
-    with (
-        pytest.raises(InputError, match="loopback"),
-        serve_bundles_without_tls(lambda: index_bundles([two.scene.path]), address, is_allowed=lambda _: True),
-    ):
-        pytest.fail("the block must not run")
-
-
-def test_without_tls_the_hook_is_asked_about_loopback(two: Parties) -> None:
-    asked: list[str] = []
-    with (
-        serve_bundles_without_tls(
-            lambda: index_bundles([two.scene.path]), "127.0.0.1:0", is_allowed=lambda name: not asked.append(name)
-        ) as port,
-        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
-    ):
-        assert Client(channel).ask("Manifest", {"bundle": "newest"})
-    assert asked == [LOOPBACK_ORGANISATION]
-
-
 def test_a_port_that_is_taken_is_named(two: Parties) -> None:
-    index = index_bundles([two.scene.path])
+    index = index_with_a_file(two)
     with ExitStack() as stack:
         port = stack.enter_context(
             serve_bundles(lambda: index, "127.0.0.1:0", tls=two.server, is_allowed=lambda _: True)
@@ -439,8 +407,3 @@ def test_a_grant_is_given_to_the_organisation_that_the_certificate_names(publish
     assert given == (published.home / "grants" / digest / "clinic-a.grant.json").read_bytes()
     assert published.refusal("Grant", {"bundle": "0" * 64})[0] is Code.NOT_FOUND
     assert published.refusal("Grant", {"bundle": digest, "org": "clinic-b"})[0] is Code.INVALID_ARGUMENT
-
-
-def test_a_bundle_alone_has_neither_repository_nor_grants(asking: Client, two: Parties) -> None:
-    assert asking.refusal("RepositoryFile", {"file": "metadata/timestamp.json"})[0] is Code.NOT_FOUND
-    assert asking.refusal("Grant", {"bundle": two.digest})[0] is Code.NOT_FOUND

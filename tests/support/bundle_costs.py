@@ -60,19 +60,18 @@ def seal(directory: Path) -> None:
 
 def fetch(directory: Path) -> None:
     from fl_clients.fetch import fetch_bundle
+    from fl_clients.patient_source import PatientSource
     from fl_clients.sources import FolderSource
     from scaleot_core.bundle import load_verifying_key
+    from scaleot_core.bundle.manifest import MANIFEST_FILE
+    from scaleot_core.bundle.verify import verify_manifest
     from scaleot_core.progress import SilentReporter
 
     shutil.rmtree(directory / "bundles", ignore_errors=True)
-    fetch_bundle(
-        FolderSource(directory / "sealed"),
-        directory / "bundles",
-        owner=load_verifying_key(directory / "owner.pub"),
-        now=datetime.now(UTC),
-        deadline_seconds=600,
-        reporter=SilentReporter(),
-    )
+    envelope = (directory / "sealed" / MANIFEST_FILE).read_bytes()
+    signed = verify_manifest(envelope, load_verifying_key(directory / "owner.pub"), now=datetime.now(UTC))
+    source = PatientSource(FolderSource(directory / "sealed"), deadline_seconds=600)
+    fetch_bundle(source, directory / "bundles", envelope, signed, reporter=SilentReporter())
 
 
 def open_fetched(directory: Path) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fl_server.bundle_index import index_bundles
+from fl_server.bundle_index import BundleIndex, ServedObject, read_manifest
 from fl_server.distribution import serve_bundles
 from fl_server.memory import peak_memory_bytes
+from scaleot_core.bundle.manifest import MANIFEST_FILE, OBJECTS_DIRECTORY
 from scaleot_core.bundle.tls_files import TlsFiles
 
 ROOT = Path(__file__).parent.parent.parent
@@ -24,10 +25,19 @@ def peak_mib() -> float:
     return peak_memory_bytes() / 1024**2
 
 
+def index_of(*bundles: Path) -> BundleIndex:
+    """Returns an index of sealed bundles that lie each in a directory of its own, outside any repository."""
+    objects = {}
+    for bundle in bundles:
+        for sealed in read_manifest((bundle / MANIFEST_FILE).read_bytes())[1].objects:
+            objects[sealed.name] = ServedObject(bundle / OBJECTS_DIRECTORY / sealed.name, sealed.size)
+    return BundleIndex(objects)
+
+
 def main() -> None:
     address, *paths = sys.argv[1:]
     certificate, private_key, authority, *bundles = map(Path, paths)
-    index = index_bundles(bundles)
+    index = index_of(*bundles)
     before = peak_mib()
     tls = TlsFiles(certificate, private_key, authority)
     with serve_bundles(lambda: index, address, tls=tls, is_allowed=lambda _: True) as port:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fl_clients.fetch import FetchedBundle, fetch_bundle
+from fl_clients.patient_source import PatientSource
 from fl_clients.sources import Source
 from scaleot_core.bundle import open_bundle, read_bundle, verify_bundle
-from scaleot_core.bundle.manifest import BLOCK_BYTES
+from scaleot_core.bundle.manifest import BLOCK_BYTES, MANIFEST_FILE
 from scaleot_core.bundle.tls_files import TlsFiles
+from scaleot_core.bundle.verify import verify_manifest
 from scaleot_core.progress import Reporter, SilentReporter
 from tests.support.bundles import CLINIC, FILES, NOW, Scene, object_name, scene
 from tests.support.certificates import Authority
@@ -32,19 +34,17 @@ class Parties:
         source: Source,
         *,
         own: Path | None = None,
-        digest: str | None = None,
         deadline_seconds: float = 60,
         reporter: Reporter | None = None,
         streams: int = 4,
     ) -> FetchedBundle:
+        envelope = (self.scene.path / MANIFEST_FILE).read_bytes()
         return fetch_bundle(
-            source,
+            PatientSource(source, deadline_seconds=deadline_seconds),
             own or self.own,
-            owner=self.scene.owner.public,
-            now=NOW,
-            deadline_seconds=deadline_seconds,
+            envelope,
+            verify_manifest(envelope, self.scene.owner.public, now=NOW),
             reporter=reporter or SilentReporter(),
-            digest=digest,
             streams=streams,
         )
 

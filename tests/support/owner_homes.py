@@ -6,6 +6,7 @@ from pathlib import Path
 from fl_clients.fetch import FetchedBundle
 from fl_clients.receive import receive
 from fl_clients.sources import FolderSource, Source
+from fl_server.bundle_index import BundleIndex, read_manifest
 from fl_server.repository import publish
 from fl_server.repository_state import REPOSITORY_DIRECTORY
 from fl_server.sealed_versions import (
@@ -33,6 +34,7 @@ from scaleot_core.bundle import (
     seal_bundle,
     verify_bundle,
 )
+from scaleot_core.bundle.repository import TARGETS_DIRECTORY
 from scaleot_core.compression.emulator_report import EmulatorReport
 from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer
 from scaleot_core.progress import SilentReporter
@@ -54,6 +56,13 @@ def new_owner_home(home: Path) -> Path:
     save_signing_key(owner, home / "owner.key")
     save_verifying_key(owner.public, home / "owner.pub")
     return home
+
+
+def served_digests(index: BundleIndex) -> set[str]:
+    """Returns the digests of the manifests among an index's small files."""
+    return {
+        read_manifest(content)[0] for name, content in index.files.items() if name.startswith(f"{TARGETS_DIRECTORY}/")
+    }
 
 
 def owner_of(home: Path) -> SigningKey:
