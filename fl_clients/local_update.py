@@ -24,7 +24,7 @@ from scaleot_core.privacy.private_rounds import (
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.progress import Reporter
-from scaleot_core.seeds import derive_seed
+from scaleot_core.seeds import batches_seed
 from scaleot_core.training.data import EncodedExample, Record
 
 
@@ -68,7 +68,7 @@ def private_update(
                 asked,
                 event,
                 round_number=instructions.round,
-                batch_seed=derive_seed(asked.seed, "local", instructions.round, own.organisation),
+                batch_seed=batches_seed(asked.seed, instructions.round, own.organisation),
                 recomputes_activations=own.gradient_checkpointing,
             )
             way = mechanism.choose_way(attached, pad_token_id=pad_token_id)

@@ -38,7 +38,7 @@ from scaleot_core.federation.validation import AdapterSchema, decode_tensors, en
 from scaleot_core.models.devices import chosen_devices
 from scaleot_core.privacy.private_examples import private_examples
 from scaleot_core.progress import Reporter
-from scaleot_core.seeds import derive_seed
+from scaleot_core.seeds import batches_seed
 from scaleot_core.training.data import (
     STAND_IN,
     EncodedExample,
@@ -217,7 +217,7 @@ def _plain_update(
             gradient_checkpointing=own.gradient_checkpointing,
         ),
         pad_token_id=pad_token_id,
-        seed=derive_seed(asked.seed, "local", asked.round, own.organisation),
+        seed=batches_seed(asked.seed, asked.round, own.organisation),
         reporter=reporter,
     )
     state = attached.state()

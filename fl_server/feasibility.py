@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fl_server.compress import asset_or_path, importance_settings, load_full_model, needs_importance, public_blocks
-from scaleot_core.compression.builders.crash import MIN_BLOCKS
+from scaleot_core.compression.builders import crash
 from scaleot_core.compression.importance import check_blocks, check_settings
 from scaleot_core.errors import ModelError, RunFileError
 from scaleot_core.models.loading import LanguageModel, read_layout
@@ -36,8 +36,8 @@ def check_layers(runs: Sequence[RunFile], num_layers: int) -> None:
         for count in counts
         if count > num_layers
     ]
-    if any(run.emulator.builder == "crash" and run.emulator.public_blocks < MIN_BLOCKS for run in runs):
-        faults.append(f"emulator.public_blocks: crash needs at least {MIN_BLOCKS}")
+    if any(run.emulator.builder == "crash" and run.emulator.public_blocks < crash.MIN_BLOCKS for run in runs):
+        faults.append(f"emulator.public_blocks: crash needs at least {crash.MIN_BLOCKS}")
     for settings in {importance_settings(run.importance) for run in runs if needs_importance(run.emulator)}:
         try:
             check_settings(settings, num_layers)
@@ -77,5 +77,5 @@ def reads_public_text(run: RunFile) -> bool:
 def _check_enough(blocks: TokenBlocks, section: EmulatorSection) -> None:
     if needs_importance(section):
         check_blocks(blocks)
-    if section.builder == "crash" and len(blocks) < MIN_BLOCKS:
-        raise ModelError(f"crash needs at least {MIN_BLOCKS} blocks of public text, got {len(blocks)}: give more text")
+    if section.builder == "crash":
+        crash.check_enough(blocks)

@@ -4,11 +4,10 @@ It takes adapters from the run's directory and listens to nobody, so it can run 
 has no access to: that one never reads the full model.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from fl_server.compress import load_full_model
-from fl_server.data import Data, read_own_data
+from fl_server.data import read_own_data
 from fl_server.model_privacy import Target, measure_model_privacy, record_of_home
 from fl_server.owner import read_round_adapter, read_rounds, read_settings
 from fl_server.owner_home import OwnerHome
@@ -23,33 +22,14 @@ from fl_server.sealed_versions import (
     read_sealed,
 )
 from fl_server.stopwatch import Stopwatch
-from fl_server.worth import measure_worth
+from fl_server.worth import Evaluator, measure_worth
 from scaleot_core.adapters.plug_in import save_adapter
-from scaleot_core.compression.emulator import Emulator, read_emulator
+from scaleot_core.compression.emulator import read_emulator
 from scaleot_core.compression.importance_store import find_importance
 from scaleot_core.config import read_run_file
 from scaleot_core.errors import InputError
-from scaleot_core.evaluation import Metrics, evaluate
-from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.report import Report, Results, write_report
-from scaleot_core.training.data import Record
-
-
-@dataclass(frozen=True)
-class _Evaluator:
-    """Evaluates on the model owner's held-out records."""
-
-    data: Data
-    watch: Stopwatch
-    reporter: Reporter
-
-    def __call__(
-        self, title: str, held: LanguageModel | Emulator, records: tuple[Record, ...] | None = None, /
-    ) -> Metrics:
-        self.reporter.note(f"evaluating: {title}")
-        with self.watch.stage("evaluate"):
-            return evaluate(held.model, held.tokenizer, records or self.data.test, reporter=self.reporter)
 
 
 def plug_in(home: Path, directory: Path, reporter: Reporter) -> Report:
@@ -73,13 +53,13 @@ def plug_in(home: Path, directory: Path, reporter: Reporter) -> Report:
         full = load_full_model(run.model, reporter)
     watch.add("aggregate", sum(record.aggregate_seconds for record in rounds))
     watch.add("train", sum(record.seconds - record.aggregate_seconds for record in rounds))
-    evaluator = _Evaluator(data, watch, reporter)
-    zero_shot = evaluator("zero-shot", full)
+    measure = Evaluator(data, watch, reporter)
+    zero_shot = measure("zero-shot", full)
     own = sealed.bundle
     with watch.stage("open"), open_as_owner(own.path, own.data_key, owner_home.owner_public_key) as opened:
         emulator = read_emulator(opened.files, device=full.model.device)
     adapters = [read_round_adapter(home / "run", record) for record in done]
-    worth = measure_worth(full, emulator, settings.adapter, adapters, data=data, evaluate=evaluator)
+    worth = measure_worth(full, emulator, settings.adapter, adapters, measure)
     save_adapter(full.model, full.layout, settings.adapter, worth.adapter, directory / "adapter")
     report = make_report(
         Findings(

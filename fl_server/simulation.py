@@ -36,24 +36,23 @@ from fl_server.workspace import (
     organisation,
     settle_data_owners,
 )
-from fl_server.worth import measure_worth
+from fl_server.worth import Evaluator, measure_worth
 from scaleot_core.adapters.plug_in import save_adapter
 from scaleot_core.adapters.spec import AdapterSpec
 from scaleot_core.bundle import SealedBundle, save_data_key, save_verifying_key
-from scaleot_core.compression.emulator import Emulator, read_emulator
+from scaleot_core.compression.emulator import read_emulator
 from scaleot_core.compression.emulator_report import EmulatorReport
 from scaleot_core.compression.importance import ImportanceReport
 from scaleot_core.compression.importance_store import save_importance
 from scaleot_core.compression.plan import LayerPlan
 from scaleot_core.config import to_toml
-from scaleot_core.evaluation import Metrics, evaluate
+from scaleot_core.evaluation import Metrics
 from scaleot_core.model_privacy.disclosure_record import check_recordable
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.report import Report, ReportedModelPrivacy, Results, write_report
 from scaleot_core.run_file import RunFile
 from scaleot_core.shapes import TensorDict
-from scaleot_core.training.data import Record
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,10 @@ class _Session:
     watch: Stopwatch
     reporter: Reporter
 
-    def evaluate(
-        self, title: str, held: LanguageModel | Emulator, records: tuple[Record, ...] | None = None
-    ) -> Metrics:
-        """Measures a model on the held-out records, or on others."""
-        self.reporter.note(f"evaluating: {title}")
-        with self.watch.stage("evaluate"):
-            return evaluate(held.model, held.tokenizer, records or self.data.test, reporter=self.reporter)
+    @property
+    def measure(self) -> Evaluator:
+        """Measures a model on the held-out records."""
+        return Evaluator(self.data, self.watch, self.reporter)
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ def simulate(run: RunFile, directory: Path, reporter: Reporter) -> Report:
                 check_recordable(record, full.digest)
             workspace = create_workspace(Path(name))
         session = _Session(run, full, data, workspace, directory, watch, reporter)
-        zero_shot = session.evaluate("zero-shot", full)
+        zero_shot = session.measure("zero-shot", full)
         compressed = _compress(session)
         federated = _federate(session, compressed)
         measured = _measure(session, compressed.sealed, federated, zero_shot)
@@ -231,7 +227,7 @@ def _measure(session: _Session, sealed: SealedBundle, federated: _Federated, zer
     full, spec = session.full, federated.spec
     with session.watch.stage("open"), open_as_data_owner(session.workspace, sealed, 0) as opened:
         emulator = read_emulator(opened.files, device=full.model.device)
-    worth = measure_worth(full, emulator, spec, federated.adapters, data=session.data, evaluate=session.evaluate)
+    worth = measure_worth(full, emulator, spec, federated.adapters, session.measure)
     target = Target(full, emulator, zero_shot)
     record = disclosure_record(session.run)
     model_privacy = measure_model_privacy(
@@ -246,4 +242,4 @@ def _full_fine_tuning(session: _Session) -> Metrics:
         with session.watch.stage("train"):
             tuned = full_fine_tuned(session.run, session.full, session.data.pooled, session.reporter)
             full = stack.enter_context(tuned)
-        return session.evaluate("full fine-tuning", full)
+        return session.measure("full fine-tuning", full)

@@ -2,26 +2,35 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from fl_server.checkpoint import best_round
 from fl_server.data import Data
+from fl_server.stopwatch import Stopwatch
 from scaleot_core.adapters.plug_in import plugged_in
 from scaleot_core.adapters.spec import AdapterSpec
 from scaleot_core.compression.emulator import Emulator
-from scaleot_core.evaluation import Metrics
+from scaleot_core.evaluation import Metrics, evaluate
 from scaleot_core.models.loading import LanguageModel
+from scaleot_core.progress import Reporter
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import Record
 
 
-class Evaluation(Protocol):
-    """Measures a model on the held-out records, or on others, and says what is being measured."""
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures models on the model owner's held-out records, or on others, and says what is being measured."""
+
+    data: Data
+    watch: Stopwatch
+    reporter: Reporter
 
     def __call__(
-        self, title: str, held: LanguageModel | Emulator, records: tuple[Record, ...] | None = None, /
+        self, title: str, held: LanguageModel | Emulator, records: tuple[Record, ...] | None = None
     ) -> Metrics:
         """Returns the measures; ``title`` is for people who wait."""
+        self.reporter.note(f"evaluating: {title}")
+        with self.watch.stage("evaluate"):
+            return evaluate(held.model, held.tokenizer, records or self.data.test, reporter=self.reporter)
 
 
 @dataclass(frozen=True)
@@ -39,31 +48,29 @@ def measure_worth(
     emulator: Emulator,
     spec: AdapterSpec,
     adapters: Sequence[TensorDict],
-    *,
-    data: Data,
-    evaluate: Evaluation,
+    measure: Evaluator,
 ) -> Worth:
     """Measures the last of the rounds' adapters or, with validation records, the best one on the emulator.
 
     Both models are left as they were.
     """
-    emulator_zero_shot = evaluate("emulator zero-shot", emulator)
-    adapter = _best_adapter(emulator, spec, adapters, data, evaluate)
+    emulator_zero_shot = measure("emulator zero-shot", emulator)
+    adapter = _best_adapter(emulator, spec, adapters, measure)
     with plugged_in(emulator.model, emulator.layout, spec, adapter):
-        emulator_tuned = evaluate("emulator tuned", emulator)
+        emulator_tuned = measure("emulator tuned", emulator)
     with plugged_in(full.model, full.layout, spec, adapter):
-        plug_in = evaluate("plug-in", full)
+        plug_in = measure("plug-in", full)
     return Worth(emulator_zero_shot, emulator_tuned, plug_in, adapter)
 
 
 def _best_adapter(
-    emulator: Emulator, spec: AdapterSpec, adapters: Sequence[TensorDict], data: Data, evaluate: Evaluation
+    emulator: Emulator, spec: AdapterSpec, adapters: Sequence[TensorDict], measure: Evaluator
 ) -> TensorDict:
-    if not data.validation:
+    if not measure.data.validation:
         return adapters[-1]
     candidates: list[tuple[TensorDict, float | None]] = []
     for adapter in adapters:
         with plugged_in(emulator.model, emulator.layout, spec, adapter):
-            metrics = evaluate("a round's adapter, on validation records", emulator, data.validation)
+            metrics = measure("a round's adapter, on validation records", emulator, measure.data.validation)
         candidates.append((adapter, metrics.loss))
     return best_round(candidates)[1]

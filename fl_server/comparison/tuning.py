@@ -23,7 +23,7 @@ from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.progress import Reporter, SilentReporter, Stage
 from scaleot_core.run_file import RunFile
-from scaleot_core.seeds import derive_seed
+from scaleot_core.seeds import batches_seed, derive_seed
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import EncodedExample, Record
 from scaleot_core.training.local import LocalTraining, has_diverged, train_adapter
@@ -119,7 +119,7 @@ class _PlainRounds:
                 gradient_checkpointing=asked.gradient_checkpointing,
             ),
             pad_token_id=self.pad_token_id,
-            seed=client_seed(self.run, client, number),
+            seed=batches_seed(derive_seed(self.run.seed, "federation"), number, client),
             reporter=SilentReporter(),
         )
         state = self.attached.state()
@@ -163,7 +163,7 @@ class _PrivateRounds:
             self.asked,
             round_event(self.asked, len(examples), budget_of(self.run)),
             round_number=number,
-            batch_seed=client_seed(self.run, client, number),
+            batch_seed=batches_seed(derive_seed(self.run.seed, "federation"), number, client),
             recomputes_activations=self.run.federation.gradient_checkpointing,
         )
         if self.way is None:
@@ -181,8 +181,3 @@ def _aggregator(run: RunFile, base: TensorDict) -> Aggregator:
 def _rule(run: RunFile) -> AggregationRule:
     asked = run.federation
     return AggregationRule(Aggregation(asked.aggregation), asked.trimmed_share, asked.assumed_attackers)
-
-
-def client_seed(run: RunFile, client: str, number: int) -> int:
-    """Returns the seed of a client's batches in a round, the one that it derives itself from its instructions."""
-    return derive_seed(derive_seed(run.seed, "federation"), "local", number, client)

@@ -10,12 +10,11 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hpke
 from pydantic import AfterValidator, Field, ValidationError
 
 from scaleot_core.bundle.canonical import Base64, Document, Instant, read_document, write_document
 from scaleot_core.bundle.envelope import sign_statement, verify_statement
-from scaleot_core.bundle.keys import DataKey, Identity, Recipient, SigningKey, VerifyingKey
+from scaleot_core.bundle.keys import HPKE_SUITE, DataKey, Identity, Recipient, SigningKey, VerifyingKey
 from scaleot_core.bundle.manifest import BundleId, OuterManifest
 from scaleot_core.bundle.seal import SealedBundle, whole_second
 from scaleot_core.bundle.verify import VerifiedBundle, check_is_current
@@ -25,8 +24,6 @@ GRANT_TYPE = "application/vnd.scaleot.grant+json"
 MAX_GRANT_BYTES = 16 * 1024
 SEALED_KEY_BYTES = 1168  # 1120 of the X-Wing encapsulation, 32 of the data key, 16 of the tag
 MAX_ORGANISATION_LENGTH = 200
-
-_SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 
 
 def _printable(organisation: str) -> str:
@@ -79,7 +76,7 @@ def issue_grant(
     except ValidationError as error:
         raise InputError(f"organisation {organisation[:80]!r}: {error.errors()[0]['msg']}") from error
     try:
-        sealed_key = _SUITE.encrypt(sealed.data_key.secret, recipient.hpke_key, info=_binding(terms))
+        sealed_key = HPKE_SUITE.encrypt(sealed.data_key.secret, recipient.hpke_key, info=_binding(terms))
     except ValueError as error:
         raise VerificationError("key.recipient", f"nothing can be sealed to the key of {organisation}") from error
     grant = Grant(bundle_id=sealed.bundle_id, not_after=end, org=organisation, enc=sealed_key, type="scaleot.grant/1")
@@ -99,7 +96,7 @@ def verify_grant(
     stated = check_grant(grant, bundle.manifest, bundle.owner, organisation=organisation, now=now)
     terms = Terms(bundle_id=stated.bundle_id, not_after=stated.not_after, org=stated.org)
     try:
-        return DataKey(_SUITE.decrypt(stated.enc, identity.hpke_key, info=_binding(terms)))
+        return DataKey(HPKE_SUITE.decrypt(stated.enc, identity.hpke_key, info=_binding(terms)))
     except (InvalidTag, ValueError) as error:
         raise VerificationError("grant.unwrap", "the grant is not sealed to this identity") from error
 

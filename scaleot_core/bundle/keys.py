@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 DATA_KEY_BYTES = 32
+HPKE_SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
+"""By which anything is sealed to a recipient."""
 
 
 def _key_id(key: Ed25519PublicKey | MLDSA65PublicKey) -> str:

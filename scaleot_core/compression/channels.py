@@ -4,14 +4,13 @@ A channel is one output of every way in (a gated part has two) and the input of 
 kept leaves the full model unchanged.
 """
 
-import math
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from scaleot_core.compression.plan import PlannedLayer
+from scaleot_core.compression.plan import PlannedLayer, rounded_down
 from scaleot_core.compression.rank import projection_weight
 from scaleot_core.models.layout import DecoderLayout, replace_submodule
 from scaleot_core.shapes import Matrix, PartIndices
@@ -21,7 +20,7 @@ _Linear: TypeAlias = nn.Linear | Conv1D
 
 def kept_channel_count(num_channels: int, kept_channel_share: float) -> int:
     """Returns how many channels stay: the share of them, rounded down, and at least 1."""
-    return max(1, math.floor(kept_channel_share * num_channels + 1e-9))
+    return max(1, rounded_down(kept_channel_share * num_channels))
 
 
 def planned_channels(layer: nn.Module, layout: DecoderLayout, planned: PlannedLayer) -> int:

@@ -34,6 +34,16 @@ class RankTarget(StrEnum):
     FEED_FORWARD = "ffn"
     BOTH = "both"
 
+    def kept_shares(self, removed_share: float) -> tuple[float, float]:
+        """Returns the shares that attention and feed-forward part keep where ``removed_share`` is taken from these.
+
+        Raises:
+            ModelError: a share outside 0 to 1.
+        """
+        check_share("removed_rank_share", removed_share)
+        kept = 1.0 - removed_share
+        return kept if self is not self.FEED_FORWARD else 1.0, kept if self is not self.ATTENTION else 1.0
+
 
 @dataclass(frozen=True)
 class PlannedLayer:
@@ -160,10 +170,7 @@ def plan_of_roles(
     Raises:
         ModelError: a share outside 0 to 1, or a missing index.
     """
-    check_share("removed_rank_share", removed_rank_share)
-    kept = 1.0 - removed_rank_share
-    attention = kept if rank_target is not RankTarget.FEED_FORWARD else 1.0
-    feed_forward = kept if rank_target is not RankTarget.ATTENTION else 1.0
+    attention, feed_forward = rank_target.kept_shares(removed_rank_share)
     planned = []
     for index, role in sorted(roles.items()):
         if role is LayerRole.KEPT:
@@ -174,7 +181,7 @@ def plan_of_roles(
 
 
 def rounded_down(count: float) -> int:
-    """Returns a whole number of layers, immune to binary fractions: 0.3 * 10 is 2.9999999999999996."""
+    """Returns a whole number of layers, ranks or channels; 0.3 * 10, which is 2.9999999999999996, gives 3."""
     return int(count + 1e-9)
 
 

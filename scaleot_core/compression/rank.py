@@ -5,7 +5,6 @@ functions here take the share kept, 1 - beta. The paper compresses attention alo
 otherwise needs the feed-forward part too.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from scaleot_core.compression.plan import PlannedLayer
+from scaleot_core.compression.plan import PlannedLayer, RankTarget, rounded_down
 from scaleot_core.models.families import FUSED_BLOCKS, Fusion
 from scaleot_core.models.layout import DecoderLayout, replace_submodule
 from scaleot_core.shapes import Matrix
@@ -33,9 +32,15 @@ Factorize = Callable[[ProjectionBlock, Matrix, int], tuple[Matrix, Matrix]]
 """Gives a matrix (out, in) at a rank as factors ``up`` (out, rank) and ``down`` (rank, in)."""
 
 
+def targeted_linears(layout: DecoderLayout, target: RankTarget) -> tuple[str, ...]:
+    """Returns the dotted names, within a layer, of the linear maps whose rank is reduced."""
+    attention, feed_forward = target.kept_shares(1.0)
+    return (*(layout.attention_linears if attention < 1 else ()), *(layout.mlp_linears if feed_forward < 1 else ()))
+
+
 def kept_rank(out_features: int, in_features: int, kept_rank_share: float) -> int:
     """Returns the rank that a matrix keeps: the share of its smaller side, rounded down, and at least 1."""
-    return max(1, math.floor(kept_rank_share * min(out_features, in_features) + 1e-9))
+    return max(1, rounded_down(kept_rank_share * min(out_features, in_features)))
 
 
 def is_smaller_as_factors(out_features: int, in_features: int, rank: int) -> bool:

@@ -10,20 +10,17 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hpke
 from pydantic import StringConstraints
 
 from scaleot_core.bundle.canonical import Base64, Document, Instant, Sha256, read_document, write_document
 from scaleot_core.bundle.envelope import Envelope, sign_statement, verify_statement
-from scaleot_core.bundle.keys import Identity, Recipient, SigningKey, VerifyingKey
+from scaleot_core.bundle.keys import HPKE_SUITE, Identity, Recipient, SigningKey, VerifyingKey
 from scaleot_core.bundle.public_keys import VerifyingKeyField
 from scaleot_core.enrolment.transport_keys import MemberName
 from scaleot_core.errors import VerificationError
 
 ADMISSION_TYPE = "application/vnd.scaleot.admission+json"
 MAX_ADMISSION_BYTES = 2 * 1024 * 1024
-
-_SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 
 Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}$")]
 """``host:port``; an IPv6 address stands in brackets."""
@@ -92,7 +89,7 @@ def write_admission(
     issued = now.replace(microsecond=0)
     terms = Terms(issued=issued, organisation=organisation, owner=owner.public, request_sha256=request_sha256)
     try:
-        sealed = _SUITE.encrypt(write_document(contents), recipient.hpke_key, info=_binding(terms))
+        sealed = HPKE_SUITE.encrypt(write_document(contents), recipient.hpke_key, info=_binding(terms))
     except ValueError as error:
         raise VerificationError("key.recipient", f"nothing can be sealed to the key of {organisation}") from error
     admission = Admission(
@@ -137,7 +134,7 @@ def open_admission(signed: SignedAdmission, identity: Identity) -> AdmissionCont
             inside that is none.
     """
     try:
-        contents = _SUITE.decrypt(signed.sealed, identity.hpke_key, info=_binding(signed.terms))
+        contents = HPKE_SUITE.decrypt(signed.sealed, identity.hpke_key, info=_binding(signed.terms))
     except (InvalidTag, ValueError) as error:
         raise VerificationError(
             "admission.unwrap", "the admission is not sealed to the identity of this home"

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from torch import nn
 
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.privacy.clipping import clipped_sum
@@ -19,6 +18,7 @@ from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.progress import Reporter
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import EncodedExample
+from scaleot_core.training.local import OptimizerName, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DPSGD:
     noise_multiplier: float
     """The noise's standard deviation over ``max_grad_norm``, the paper's sigma."""
     learning_rate: float
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     rows: int | None = None
     """Examples in one backward pass, of which some may be empty: a matter of time and memory, not of the batch size.
 
@@ -50,6 +50,7 @@ class DPSGD:
     recomputes_activations: bool = False
     """Less memory for more time, one example at a time."""
     name: ClassVar[str] = "dp-sgd"
+    calibrated_noise: ClassVar[str] = "gaussian"
 
     def __post_init__(self) -> None:
         check_settings(
@@ -92,7 +93,7 @@ class DPSGD:
         event = self.event()
         charge(event)
         parameters = task.attached.trainable()
-        optimizer = _optimizer(list(parameters.values()), self)
+        optimizer = make_optimizer(list(parameters.values()), self.optimizer, self.learning_rate)
         with reporter.stage(self.name, steps=self.steps) as stage:
             for index in range(self.steps):
                 for name, noisy in self.step(task, index, secret).items():
@@ -124,9 +125,3 @@ def add_gaussian(sums: TensorDict, noise_stddev: float, secret: SecretSource) ->
         noise = torch.from_numpy(secret.normal(total.numel())).view(total.shape)
         noisy[name] = total + noise_stddev * noise.to(total.device)
     return noisy
-
-
-def _optimizer(parameters: list[nn.Parameter], settings: DPSGD) -> torch.optim.Optimizer:
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, settings.learning_rate)
-    return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=0.0)

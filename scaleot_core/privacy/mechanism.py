@@ -12,7 +12,7 @@ A round with one of them::
 """
 
 from collections.abc import Mapping
-from typing import Final, Protocol, runtime_checkable
+from typing import ClassVar, Final, Protocol, runtime_checkable
 
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.privacy.dp_sgd import DPSGD
@@ -30,6 +30,10 @@ from scaleot_core.shapes import TensorDict
 @runtime_checkable
 class Mechanism(Protocol):
     """A frozen dataclass of public settings for one round."""
+
+    name: ClassVar[str]
+    calibrated_noise: ClassVar[str]
+    """The law, a name of ``noise.NOISES``, whose scale follows from a budget."""
 
     def event(self) -> PrivacyEvent:
         """Returns what a round costs; it follows from the settings alone and is known before anything is drawn."""

@@ -26,7 +26,7 @@ from scaleot_core.privacy.dp_sgd import DPSGD
 from scaleot_core.privacy.dpzero import DPZero
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.lmo_dp import LMODP
-from scaleot_core.privacy.mechanism import Mechanism
+from scaleot_core.privacy.mechanism import MECHANISMS, Mechanism
 from scaleot_core.privacy.replay import ScalarSteps, mean_scalars, replay
 from scaleot_core.privacy.units import unit_of
 from scaleot_core.privacy.update_noise import UpdateGaussian
@@ -35,13 +35,6 @@ from scaleot_core.shapes import TensorDict
 from scaleot_core.training.local import LocalTraining
 
 _TRIAL_DELTA = 1e-5
-NOISE_OF = {
-    DPSGD.name: "gaussian",
-    DPZero.name: "discrete-gaussian",
-    LMODP.name: "lmo",
-    UpdateGaussian.name: "gaussian",
-}
-"""The law of each mechanism's noise."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +50,11 @@ class AskedTraining:
     """Of dp-sgd and update-gaussian; scalars are steps of plain gradient descent."""
     seed: int
     """Of the run: it names the directions."""
+
+    @property
+    def noise(self) -> str:
+        """The law of the mechanism's noise."""
+        return MECHANISMS[self.privacy.mechanism].calibrated_noise
 
     @property
     def releases_per_round(self) -> int:
@@ -87,7 +85,7 @@ def round_event(
             how many fit.
         InputError: a number is out of range.
     """
-    request, noise = asked.privacy, NOISE_OF[asked.privacy.mechanism]
+    request, noise = asked.privacy, asked.noise
     sample_rate, unit = _sample_rate(asked, num_examples), unit_of(request.mechanism)
     if budget.noise_multiplier is not None:
         parameters = {"noise_multiplier": budget.noise_multiplier}
@@ -122,14 +120,14 @@ def noise_budget(asked: AskedTraining, num_examples: int, budget: PrivacyBudget)
         _sample_rate(asked, num_examples),
         count=request.rounds * asked.releases_per_round,
         dimension=request.num_directions if request.sends_scalars else 1,
-        norm="L1" if NOISE_OF[request.mechanism] == "lmo" else "L2",
+        norm="L1" if asked.noise == "lmo" else "L2",
     )
 
 
 def asks_for(asked: AskedTraining, event: PrivacyEvent, num_examples: int) -> bool:
     """Tells whether a round of what is asked is one ``event``, at whatever scale its noise was calibrated to."""
     said = {"sample_rate": event.sample_rate, **event.parameters}
-    return (event.noise, event.count) == (NOISE_OF[asked.privacy.mechanism], asked.releases_per_round) and all(
+    return (event.noise, event.count) == (asked.noise, asked.releases_per_round) and all(
         said.get(name) == value for name, value in _fixed_numbers(asked, num_examples).items()
     )
 
@@ -137,7 +135,7 @@ def asks_for(asked: AskedTraining, event: PrivacyEvent, num_examples: int) -> bo
 def _fixed_numbers(asked: AskedTraining, num_examples: int) -> dict[str, float]:
     """Returns what of a round's event follows from what is asked, by name: all but how much noise there is."""
     fixed = {"sample_rate": _sample_rate(asked, num_examples)}
-    match NOISE_OF[asked.privacy.mechanism]:
+    match asked.noise:
         case "discrete-gaussian":
             fixed["cells_per_unit"] = CELLS_PER_UNIT
         case "lmo":
@@ -221,7 +219,7 @@ def promised_event(asked: AskedTraining, client: str, release: PrivateRelease, n
         UpdateRejectedError: the noise is another mechanism's or on another lattice, there are more or fewer releases
             than were asked for, or the sampling is not that of ``num_examples`` records.
     """
-    wanted = (NOISE_OF[asked.privacy.mechanism], asked.releases_per_round)
+    wanted = (asked.noise, asked.releases_per_round)
     if (release.noise, release.count) != wanted:
         expected = f"{wanted[1]} releases under {wanted[0]} noise"
         got = f"{release.count} under {release.noise}"

@@ -34,6 +34,7 @@ class UpdateGaussian:
     noise_multiplier: float
     """The noise's standard deviation over ``max_update_norm``."""
     name: ClassVar[str] = "update-gaussian"
+    calibrated_noise: ClassVar[str] = "gaussian"
 
     def __post_init__(self) -> None:
         check_settings(self.name, max_update_norm=self.max_update_norm)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from scaleot_core.seeds import generator_for
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import IGNORED_LABEL, Batch, EncodedExample, collate
 
+OptimizerName: TypeAlias = Literal["adamw", "sgd"]
+
 POOLED_BATCHES = 8
 """Batches whose examples are sorted by length together."""
 
@@ -33,7 +35,7 @@ class LocalTraining:
     steps: int
     batch_size: int
     learning_rate: float
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     gradient_checkpointing: bool = False
     """Less memory for more time: see ``recomputed_activations``."""
 
@@ -121,7 +123,7 @@ def take_steps(
     """
     if not examples:
         raise DataError("there is no example to train on")
-    optimizer = _optimizer(parameters, settings)
+    optimizer = make_optimizer(parameters, settings.optimizer, settings.learning_rate)
     batches = _batches(examples, settings.batch_size, generator_for(seed, "batches"))
     layout = layout_for(model.config)
 
@@ -153,10 +155,13 @@ def target_loss(model: nn.Module, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), batch.labels[:, 1:][is_target])
 
 
-def _optimizer(parameters: Sequence[nn.Parameter], settings: LocalTraining) -> torch.optim.Optimizer:
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, settings.learning_rate)
-    return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=0.0)
+def make_optimizer(
+    parameters: Sequence[nn.Parameter], name: OptimizerName, learning_rate: float
+) -> torch.optim.Optimizer:
+    """Returns plain SGD, or AdamW without weight decay."""
+    if name == "sgd":
+        return torch.optim.SGD(parameters, learning_rate)
+    return torch.optim.AdamW(parameters, learning_rate, weight_decay=0.0)
 
 
 def _batches(

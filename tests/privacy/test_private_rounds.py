@@ -1,4 +1,5 @@
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from scaleot_core.privacy.dpzero import DPZero
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.lmo_dp import LMODP
 from scaleot_core.privacy.mechanism import MECHANISMS
+from scaleot_core.privacy.noise import NOISES
 from scaleot_core.privacy.private_rounds import (
-    NOISE_OF,
     AskedTraining,
     PrivacyBudget,
     advance_by_scalars,
@@ -42,8 +43,9 @@ def asked(mechanism: MechanismName = "dpzero", **changes: int) -> AskedTraining:
     return AskedTraining(request, **fields)  # type: ignore[arg-type]
 
 
-def test_every_mechanism_has_a_noise() -> None:
-    assert NOISE_OF.keys() == MECHANISMS.keys()
+def test_every_mechanism_of_a_request_has_its_row_and_a_noise_that_there_is() -> None:
+    assert set(MECHANISMS) == set(get_args(MechanismName))
+    assert {row.calibrated_noise for row in MECHANISMS.values()} <= set(NOISES)
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)

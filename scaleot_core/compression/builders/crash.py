@@ -108,8 +108,7 @@ def neighbour_similarities(
     Raises:
         ModelError: fewer than three blocks, or CKA is undefined.
     """
-    if public_blocks.shape[0] < MIN_BLOCKS:
-        raise ModelError(f"crash needs at least {MIN_BLOCKS} blocks of public text, got {public_blocks.shape[0]}")
+    check_enough(public_blocks)
     averages: dict[int, list[Tensor]] = {index: [] for index in layers}
 
     def average(index: int, _: HiddenStates, y: HiddenStates) -> None:
@@ -119,6 +118,14 @@ def neighbour_similarities(
     observe_layers(full, public_blocks, average, batch_size=batch_size, reporter=reporter, stage="layer similarity")
     samples = [torch.cat(averages[index]) for index in layers]
     return tuple(_similarity(before, after) for before, after in pairwise(samples))
+
+
+def check_enough(public_blocks: TokenBlocks) -> None:
+    """Raises ModelError for fewer than ``MIN_BLOCKS`` blocks of public text."""
+    if len(public_blocks) < MIN_BLOCKS:
+        raise ModelError(
+            f"crash needs at least {MIN_BLOCKS} blocks of public text, got {len(public_blocks)}: give more text"
+        )
 
 
 def _mean_by_position(states: HiddenStates) -> Tensor:

@@ -31,8 +31,8 @@ from scaleot_core.compression.builders.request import EmulatorRequest, PublicKno
 from scaleot_core.compression.channels import kept_channel_count
 from scaleot_core.compression.curvature import Curvature, measure_curvature
 from scaleot_core.compression.emulator import Emulator, build_emulator
-from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer, RankTarget, check_share
-from scaleot_core.compression.rank import Factorize, ProjectionBlock, projection_weight
+from scaleot_core.compression.plan import LayerPlan, LayerRole, PlannedLayer, RankTarget
+from scaleot_core.compression.rank import Factorize, ProjectionBlock, projection_weight, targeted_linears
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.shapes import Matrix, PartIndices, PartScores
@@ -55,10 +55,7 @@ def build(full: LanguageModel, request: EmulatorRequest, public: PublicKnowledge
         full,
         public.blocks()[: request.num_blocks],
         layers=plan.indices(LayerRole.KEPT),
-        names=(
-            *(layout.attention_linears if target is not RankTarget.FEED_FORWARD else ()),
-            *(layout.mlp_linears if target is not RankTarget.ATTENTION else ()),
-        ),
+        names=targeted_linears(layout, target),
         batch_size=request.batch_size,
         reporter=reporter,
     )
@@ -80,10 +77,7 @@ def plan_gradot(
     Raises:
         ModelError: a share outside 0 to 1.
     """
-    check_share("removed_rank_share", removed_rank_share)
-    kept = 1.0 - removed_rank_share
-    rank = kept if rank_target is not RankTarget.FEED_FORWARD else 1.0
-    channels = kept if rank_target is not RankTarget.ATTENTION else 1.0
+    rank, channels = rank_target.kept_shares(removed_rank_share)
     return LayerPlan(
         tuple(
             PlannedLayer(index, LayerRole.ADAPTER)

@@ -9,8 +9,8 @@ the most important, and truncated singular values. Differs from the paper: nothi
 from scaleot_core.compression.activation_rank import nearest_in_output
 from scaleot_core.compression.builders.request import EmulatorRequest, PublicKnowledge
 from scaleot_core.compression.emulator import Emulator, build_emulator
-from scaleot_core.compression.plan import RankTarget, plan_layers
-from scaleot_core.compression.rank import Factorize, nearest
+from scaleot_core.compression.plan import plan_layers
+from scaleot_core.compression.rank import Factorize, nearest, targeted_linears
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 
@@ -38,8 +38,6 @@ def build(full: LanguageModel, request: EmulatorRequest, public: PublicKnowledge
 def _factorize(full: LanguageModel, request: EmulatorRequest, public: PublicKnowledge, reporter: Reporter) -> Factorize:
     if request.rank_criterion == "weight" or request.removed_rank_share == 0:
         return nearest
-    target, layout = request.rank_target, full.layout
-    names = () if target is RankTarget.FEED_FORWARD else layout.attention_linears
-    names += () if target is RankTarget.ATTENTION else layout.mlp_linears
+    names = targeted_linears(full.layout, request.rank_target)
     blocks = public.blocks()[: request.num_blocks]
     return nearest_in_output(full, blocks, names, batch_size=request.batch_size, reporter=reporter)
