@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,19 @@ def test_the_tables_in_the_documentation_are_those_of_the_results_beside_them(re
     found = json.loads(results.read_text(encoding="utf-8"))
     comparison = summarize(found["points"], found["config"], found["versions"])
     assert results.with_suffix(".md").read_text(encoding="utf-8") == comparison_markdown(comparison)
+
+
+PAGE = BENCHMARKS[0].with_name("README.md").read_text(encoding="utf-8")
+SECTIONS = [section for section in PAGE.split("\n## ") if re.search(r"\]\([a-z0-9-]+\.md\)", section)]
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=[section.partition("\n")[0] for section in SECTIONS])
+def test_every_mean_and_deviation_in_a_table_of_the_page_stands_in_its_results(section: str) -> None:
+    """To the page's one decimal; a section has its tables from the files that it links."""
+    spread = re.compile(r"(-?\d+\.\d+) ± (\d+\.\d+)")
+    files = re.findall(r"\]\(([a-z0-9-]+\.md)\)", section)
+    text = "".join((BENCHMARKS[0].with_name(name)).read_text(encoding="utf-8") for name in files)
+    measured = {tuple(map(float, found)) for found in spread.findall(text)}
+    rows = "\n".join(line for line in section.splitlines() if line.startswith("|"))
+    for told in (tuple(map(float, found)) for found in spread.findall(rows)):
+        assert any(max(abs(a - b) for a, b in zip(told, one, strict=True)) < 0.0501 for one in measured), told
