@@ -89,7 +89,8 @@ class Workbench:
     ) -> None:
         self._full, self._run, self._reporter = full, run, reporter
         self._importance = importance
-        self._adaptation: dict[int, tuple[float, ...]] = {}
+        self._adaptation: dict[int, tuple[tuple[float, ...], float]] = {}
+        """Scores and the seconds that they took, by the number of blocks."""
         self._blocks = blocks
 
     def importance(self) -> ImportanceReport:
@@ -133,15 +134,21 @@ class Workbench:
         if rule is AdapterRule.MOST_IMPORTANT:
             scores = self.importance().scores
         if rule is AdapterRule.GRADIENT:
-            scores = self._adaptation_scores(section.public_blocks)
+            scores, _ = self._adaptation_scores(section.public_blocks)
         return adapter_layers(rule, section.num_adapter_layers, num_layers, scores)
 
-    def _adaptation_scores(self, num_blocks: int) -> tuple[float, ...]:
+    def adapter_rule_seconds(self, section: EmulatorSection) -> float:
+        """Returns what the rule's scores took, importance apart, when they were computed."""
+        if AdapterRule(section.adapter_rule) is not AdapterRule.GRADIENT:
+            return 0.0
+        return self._adaptation_scores(section.public_blocks)[1]
+
+    def _adaptation_scores(self, num_blocks: int) -> tuple[tuple[float, ...], float]:
         if num_blocks not in self._adaptation:
             blocks, batch_size = self.blocks()[:num_blocks], self._run.importance.batch_size
-            self._adaptation[num_blocks] = adaptation_scores(
-                self._full, blocks, batch_size=batch_size, reporter=self._reporter
-            )
+            started = time.monotonic()
+            scores = adaptation_scores(self._full, blocks, batch_size=batch_size, reporter=self._reporter)
+            self._adaptation[num_blocks] = scores, time.monotonic() - started
         return self._adaptation[num_blocks]
 
 
@@ -150,7 +157,9 @@ def _find_or_estimate(
 ) -> ImportanceReport:
     settings = importance_settings(section)
     digest = importance_digest(full.digest, blocks, settings)
-    cache = cache_directory() / "importance"
+    # A shipped report serves every type; of one's own, a run's answer must not hang on which type came first.
+    kind = f"{full.model.device.type}-{full.model.dtype}".replace("torch.", "")
+    cache = cache_directory() / "importance" / kind
     found = find_importance(digest, (SHIPPED_DIRECTORY, cache))
     if found is None:
         save_importance(timed_importance(full, blocks, section, reporter), cache / digest)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from scaleot_core.adapters.adapter import attach_adapter
 from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
@@ -31,12 +32,14 @@ def full_fine_tuned(
 ) -> Iterator[LanguageModel]:
     """Lends the full model with an adapter of the run file's kind in every layer, tuned on the pooled text.
 
-    It takes as many steps as one client over all rounds, in batches and at a learning rate of its own.
+    It takes as many steps as one client over all rounds, in batches and at a learning rate of its own. Nothing is
+    averaged, so that LoRA's A learns whatever ``federation.aggregation`` is.
     """
     evaluation, federation = run.evaluation, run.federation
     examples = readable_examples(full, pooled, max_tokens=federation.max_tokens)
     reporter.note("full fine-tuning, the reference")
-    attached = attach_adapter(full.model, full.layout, adapter_spec(run, range(full.layout.num_layers)))
+    spec = replace(adapter_spec(run, range(full.layout.num_layers)), freezes_down=False)
+    attached = attach_adapter(full.model, full.layout, spec)
     try:
         train_adapter(
             attached,

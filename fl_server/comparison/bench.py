@@ -11,18 +11,20 @@ from typing import Any
 import torch
 
 from fl_server.checkpoint import best_round
+from fl_server.comparison.inputs import ResultInputs
 from fl_server.comparison.points import Point, emulator_key
 from fl_server.comparison.store import ResultStore
 from fl_server.comparison.tuning import tune_in_rounds
 from fl_server.compress import Workbench, asset_or_path, needs_importance
 from fl_server.data import Data, read_data
+from fl_server.feasibility import reads_public_text
 from fl_server.model_privacy import Target, attack_emulator
 from fl_server.reference import adapter_spec, full_fine_tuned
 from scaleot_core.adapters.plug_in import plugged_in
 from scaleot_core.compression.emulator import Emulator, describe_emulator
 from scaleot_core.errors import RoundFailedError
 from scaleot_core.evaluation import Metrics, evaluate
-from scaleot_core.models.loading import LanguageModel
+from scaleot_core.models.loading import LanguageModel, tokenizer_files
 from scaleot_core.progress import Reporter
 from scaleot_core.run_file import RunFile
 from scaleot_core.training.data import Record
@@ -38,6 +40,9 @@ class Bench:
         self._emulator: tuple[str, Emulator] | None = None
         self._workbenches: dict[str, Workbench] = {}
         self._file_digests: dict[str, str] = {}
+        self._inputs = ResultInputs(
+            full.digest, _digest_of_tokenizer(full), full.model.device.type, digest_of=self._digest_of
+        )
         self._digests: dict[str, str] = {}
         """Of the emulators that results stand for, by their key."""
 
@@ -51,30 +56,26 @@ class Bench:
         """
         run = point.run
         data = cache(lambda: read_data(run, self._reporter))
-        emulator_facts = self._store.get_or_compute("emulator", self._emulator_inputs(run), lambda: self._describe(run))
-        self._digests[emulator_key(run)] = emulator_facts["digest"]
+        found, inputs = self._store.get_or_compute, self._inputs
+        emulator_facts = found("emulator", inputs.emulator(run), lambda: self._describe(run))
+        emulator = emulator_facts["digest"]
+        self._digests[emulator_key(run)] = emulator
         measured = {
-            "zero_shot": self._store.get_or_compute(
-                "zero-shot", self._test_inputs(run), lambda: self._zero_shot(data())
-            ),
-            "emulator_zero_shot": self._store.get_or_compute(
+            "zero_shot": found("zero-shot", inputs.zero_shot(run), lambda: self._zero_shot(data())),
+            "emulator_zero_shot": found(
                 "emulator-zero-shot",
-                {**self._test_inputs(run), "emulator": emulator_facts["digest"]},
+                inputs.emulator_zero_shot(run, emulator),
                 lambda: _figures(self._measure(self._emulator_of(run), data().test)),
             ),
         }
         if run.evaluation.full_fine_tuning:
-            inputs = {**self._test_inputs(run), **self._tuning_inputs(run), "evaluation": run.evaluation.model_dump()}
-            measured["full_fine_tuning"] = self._store.get_or_compute(
-                "full-fine-tuning", inputs, lambda: self._reference(run, data())
+            measured["full_fine_tuning"] = found(
+                "full-fine-tuning", inputs.full_fine_tuning(run), lambda: self._reference(run, data())
             )
-        inputs = {**self._test_inputs(run), **self._tuning_inputs(run), "emulator": emulator_facts["digest"]}
-        if run.privacy.mechanism != "none":
-            inputs["privacy"] = run.privacy.model_dump()
-        tuned = self._store.get_or_compute("tuned", inputs, lambda: self._tune(run, data()))
-        attacks = self._store.get_or_compute(
+        tuned = found("tuned", inputs.tuned(run, emulator), lambda: self._tune(run, data()))
+        attacks = found(
             "attacks",
-            self._attack_inputs(run, emulator_facts["digest"]),
+            inputs.attacks(run, emulator),
             lambda: self._attack(run, data(), Metrics(**measured["zero_shot"])),
         )
         return {
@@ -93,13 +94,16 @@ class Bench:
         return _figures(self._measure(self._full, data.test))
 
     def _describe(self, run: RunFile) -> Result:
-        """Builds the emulator, timed; what importance took counts as it was when it was computed."""
+        """Builds the emulator, timed; what was learnt for several of them counts as it was when it was learnt."""
         workbench = self._workbench_of(run)
         importance = workbench.importance() if needs_importance(run.emulator) else None
+        if reads_public_text(run):
+            workbench.blocks()
+        workbench.adapter_layers(run.emulator)
         self._emulator = None  # frees the last one first
         started = time.monotonic()
         emulator = workbench.build(run.emulator)
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - started + workbench.adapter_rule_seconds(run.emulator)
         self._emulator = (emulator_key(run), emulator)
         return {
             **asdict(describe_emulator(emulator, self._full)),
@@ -157,48 +161,6 @@ class Bench:
             self._workbenches[key] = Workbench(self._full, run, self._reporter)
         return self._workbenches[key]
 
-    def _model_inputs(self, run: RunFile) -> dict[str, Any]:
-        return {"model": self._full.digest, "dtype": run.model.dtype, "device": self._full.model.device.type}
-
-    def _test_inputs(self, run: RunFile) -> dict[str, Any]:
-        test = self._digest_of(run.data.test) if run.data.test else f"of {self._digest_of(run.data.train)}"
-        return {**self._model_inputs(run), "test": test, "examples": run.evaluation.examples}
-
-    def _emulator_inputs(self, run: RunFile) -> dict[str, Any]:
-        settings = run.importance.model_dump(exclude={"gradient_checkpointing"})  # changes no result
-        importance = {**settings, "text": self._digest_of(run.importance.text)}
-        return {**self._model_inputs(run), "importance": importance, "emulator": run.emulator.model_dump()}
-
-    def _tuning_inputs(self, run: RunFile) -> dict[str, Any]:
-        validation = self._digest_of(run.data.validation) if run.data.validation else None
-        few_shot = {"examples_per_class": run.data.examples_per_class} if run.data.examples_per_class else {}
-        return {
-            **few_shot,
-            "seed": run.seed,
-            "train": self._digest_of(run.data.train),
-            "validation": validation,
-            "adapter": run.adapter.model_dump(),
-            "federation": run.federation.model_dump(exclude={"gradient_checkpointing"}),  # changes no result
-        }
-
-    def _attack_inputs(self, run: RunFile, emulator: str) -> dict[str, Any]:
-        """Names what the attacks read, not how the adapter is tuned; floors alone are the same for all emulators."""
-        floors = {**self._test_inputs(run), "seed": run.seed}
-        if not run.model_privacy.strong_emulator_steps and not run.model_privacy.healing_steps:
-            return floors
-        tuning = self._tuning_inputs(run)
-        del tuning["adapter"], tuning["validation"]
-        sizes = {"clients", "partition", "partition_alpha", "batch_size", "max_tokens"}
-        return {
-            **floors,
-            **tuning,
-            "federation": run.federation.model_dump(include=sizes),
-            "text": self._digest_of(run.importance.text),
-            "importance": run.importance.model_dump(include={"batch_size", "block_tokens"}),
-            "attacks": run.model_privacy.model_dump(exclude={"disclosure_record"}),
-            "emulator": emulator,
-        }
-
     def _digest_of(self, source: str) -> str:
         if source not in self._file_digests:
             content = asset_or_path(source, self._reporter).read_bytes()
@@ -208,6 +170,11 @@ class Bench:
 
 def _figures(metrics: Metrics) -> Result:
     return dict(metrics.to_json())
+
+
+def _digest_of_tokenizer(full: LanguageModel) -> str:
+    """Returns SHA-256, in hex, over tokenizer and chat template, which the model's own digest leaves out."""
+    return hashlib.sha256(json.dumps(tokenizer_files(full.tokenizer), sort_keys=True).encode()).hexdigest()
 
 
 def digest_of_weights(emulator: Emulator) -> str:

@@ -81,10 +81,11 @@ def planned_costs(run: RunFile, reporter: Reporter) -> list[str]:
 
 def _one_for_each_data(points: Sequence[Point]) -> list[Point]:
     """Returns one point for each way to divide data among clients, and each privacy that is asked for on it."""
-    by_data: dict[tuple[tuple[str, ...], int], Point] = {}
+    by_data: dict[tuple[tuple[str, ...], int, int], Point] = {}
     for point in points:
         run = point.run
         sections = (run.data, run.federation, run.privacy)
         seed = run.seed if run.federation.partition == "dirichlet" and run.privacy.mechanism != "none" else 0
-        by_data.setdefault((tuple(section.model_dump_json() for section in sections), seed), point)
+        asked = tuple(section.model_dump_json() for section in sections)
+        by_data.setdefault((asked, run.evaluation.examples, seed), point)
     return list(by_data.values())

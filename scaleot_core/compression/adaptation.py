@@ -7,6 +7,7 @@ its layer's weights seen through a random matrix, so the weights' gradient says 
 import torch
 from torch import Tensor, nn
 
+from scaleot_core.compression.finiteness import check_finite
 from scaleot_core.compression.public_text import next_token_loss
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
@@ -20,6 +21,9 @@ def adaptation_scores(
 
     The loss is next-token cross-entropy on ``public_blocks`` (blocks, tokens). Gradients are dropped as soon as they
     are measured, so that memory holds one matrix's at a time. The model comes back frozen, as it was.
+
+    Raises:
+        ModelError: a loss or a gradient is not finite.
     """
     squares: list[Tensor | float] = [0.0] * full.layout.num_layers
     weights: list[tuple[int, nn.Parameter]] = [
@@ -38,14 +42,18 @@ def adaptation_scores(
             for batch in batches:
                 loss = next_token_loss(full.model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
-                stage.advance(loss=float(loss.detach()))
+                reached = float(loss.detach())
+                check_finite([reached], "the loss", "on public text")
+                stage.advance(loss=reached)
     finally:
         for hook in hooks:
             hook.remove()
         for _, weight in weights:
             weight.requires_grad_(False)
             weight.grad = None
-    return tuple((float(square) / len(batches)) ** 0.5 for square in squares)
+    scores = tuple((float(square) / len(batches)) ** 0.5 for square in squares)
+    check_finite(scores, "the gradient's size", "on public text")
+    return scores
 
 
 def _measure(squares: list[Tensor | float], index: int):  # type: ignore[no-untyped-def]

@@ -19,7 +19,7 @@ class AdapterRule(StrEnum):
     ENDS = "ends"
     """The first and the last, as plain offsite-tuning; of an odd count one more at the front."""
     SPREAD = "spread"
-    """At even distances inside the depth, ends left out, whatever the scores."""
+    """At even distances inside the depth, ends left out, whatever the scores: no layer is the best of its block."""
     GRADIENT = "gradient"
     """In each of as many blocks of the depth, the layer on which a fresh adapter has the largest gradient."""
 

@@ -29,6 +29,8 @@ from scaleot_core.seeds import generator_for
 from scaleot_core.shapes import Scores, TensorDict, TokenBlocks, TokenIds
 
 RewardKind = Literal["raw", "normalised"]
+WEIGHT_DECAY = 0.01
+"""Of AdamW while harmonizers learn."""
 MAX_DRAWS = 1000
 """Draws after which the search for distinct candidates gives up: only models of very few layers come near."""
 
@@ -120,6 +122,8 @@ def estimate_importance(
     disjoint tenth scores the candidates (D_V). The model stays as it is, in eval mode, and comes back untouched.
     ``gradient_checkpointing`` recomputes activations going backward, for the same report in less memory.
 
+    [open] AdamW's weight decay, here ``WEIGHT_DECAY``.
+
     Differs from the paper: groups are drawn afresh, scores move every ``score_every_steps`` and the reward can be
     normalised, as the settings say; gradients are clipped to norm 1.
 
@@ -136,7 +140,8 @@ def estimate_importance(
     scores = torch.zeros(full.layout.num_layers)
     if settings.harmonizer_start == "closed_form":
         swappable.start_from_closed_form(train_blocks, settings, reporter)
-    optimizer = torch.optim.AdamW(swappable.harmonizers.parameters(), settings.harmonizer_learning_rate)
+    parameters = swappable.harmonizers.parameters()
+    optimizer = torch.optim.AdamW(parameters, settings.harmonizer_learning_rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     losses: list[float] = []
     history: list[ScoreUpdate] = []

@@ -17,22 +17,28 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from scaleot_core.compression.finiteness import check_finite
 from scaleot_core.compression.importance import ImportanceReport, ImportanceSettings, ScoreUpdate
 from scaleot_core.digested import with_digest, without_digest
 from scaleot_core.errors import InputError, OutputError
 from scaleot_core.shapes import TokenBlocks
 
+ALGORITHM = 2
+"""Counts the changes of Dynamic LayerReplace that gave another report for the same settings: part of every digest.
+
+2: a layer that is left over joins the group before it.
+"""
 SCORES_FILE, HARMONIZERS_FILE = "importance.json", "harmonizers.safetensors"
 SHIPPED_DIRECTORY = Path(__file__).parent / "shipped"
 """Reports that come with the package; ``scaleot estimate --out scaleot_core/compression/shipped`` makes them."""
 
 
 def importance_digest(model_digest: str, blocks: TokenBlocks, settings: ImportanceSettings) -> str:
-    """Returns SHA-256, in hex, over the model's digest, the public text as token ids, and every setting.
+    """Returns SHA-256, in hex, over the model's digest, the public text as token ids, every setting and ``ALGORITHM``.
 
     Type and device of the estimate are left out on purpose, so that one shipped report serves every ``model.dtype``.
     """
-    digest = hashlib.sha256(f"scaleot.importance/1 {model_digest} ".encode())
+    digest = hashlib.sha256(f"scaleot.importance/{ALGORITHM} {model_digest} ".encode())
     digest.update(json.dumps(asdict(settings), sort_keys=True).encode())
     digest.update(str(tuple(blocks.shape)).encode() + blocks.to(torch.int64).numpy().tobytes())
     return digest.hexdigest()
@@ -50,7 +56,10 @@ def find_importance(digest: str, folders: Sequence[Path]) -> ImportanceReport | 
 def save_importance(report: ImportanceReport, directory: Path) -> None:
     """Writes a report to ``directory``, whole or not at all; the harmonizers in half precision.
 
+    A whole report that is there already stays: another process was faster with the same.
+
     Raises:
+        ModelError: a harmonizer's weight is beyond half precision.
         OutputError: the directory cannot be written.
     """
     try:
@@ -58,17 +67,27 @@ def save_importance(report: ImportanceReport, directory: Path) -> None:
         building = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
             harmonizers = {name: tensor.half().contiguous() for name, tensor in report.harmonizers.items()}
+            greatest = (float(tensor.abs().amax()) for tensor in harmonizers.values())
+            check_finite(greatest, "a harmonizer's weight", "in half precision, in which it is saved")
             save_file(harmonizers, building / HARMONIZERS_FILE)
             values = report.to_json()
             values["harmonizers_sha256"] = _sha256(building / HARMONIZERS_FILE)
             (building / SCORES_FILE).write_bytes(with_digest(json.dumps(values).encode()))
             building.chmod(0o755)
-            shutil.rmtree(directory, ignore_errors=True)
-            building.rename(directory)
+            _put_in_place(building, directory)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"the importance report {directory} cannot be written: {error}") from error
+
+
+def _put_in_place(building: Path, directory: Path) -> None:
+    try:
+        building.rename(directory)
+    except OSError:  # something is there
+        if _read(directory) is None:
+            shutil.rmtree(directory, ignore_errors=True)
+            building.rename(directory)
 
 
 def _read(directory: Path) -> ImportanceReport | None:

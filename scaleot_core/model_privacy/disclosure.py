@@ -5,7 +5,7 @@ remembered of an emulator.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
@@ -141,12 +141,18 @@ def _of_shares(index: int, attention: float, feed_forward: float) -> DisclosedLa
 
 def _added_up(alike: Sequence[DisclosedLayer]) -> DisclosedLayer:
     """Returns what is out of one layer by what is out of it in each basis."""
-    attention = min(math.fsum(layer.attention_rank_share for layer in alike), 1.0)
-    feed_forward = min(math.fsum(layer.feed_forward_share for layer in alike), 1.0)
+    attention = _sum_of_shares(layer.attention_rank_share for layer in alike)
+    feed_forward = _sum_of_shares(layer.feed_forward_share for layer in alike)
     most = reduce(_joined, alike)
     if most.level is DisclosureLevel.COMPRESSED:
         return _of_shares(most.index, attention, feed_forward)
     return most
+
+
+def _sum_of_shares(shares: Iterable[float]) -> float:
+    """Returns the sum, 1 at the most, and 1 where it comes as near as binary fractions let it: 0.7 + 0.2 + 0.1."""
+    total = math.fsum(shares)
+    return 1.0 if total > 1 - 1e-9 else total
 
 
 def _joined(one: DisclosedLayer, other: DisclosedLayer) -> DisclosedLayer:

@@ -156,7 +156,10 @@ def _seeds_limit(rows: Sequence[ComparedRow]) -> str:
     if seeds == 1:
         return "One seed: nothing says how far another seed would move any figure."
     # The relative standard error of a normal sample's standard deviation, to first order.
-    return f"A deviation over {seeds} seeds is itself known to about {percent(1 / math.sqrt(2 * (seeds - 1)))} only."
+    return (
+        f"A deviation over {seeds} seeds is itself known to about {percent(1 / math.sqrt(2 * (seeds - 1)))} only, and "
+        "knows nothing of stage 1: a row has one emulator, whatever the seed."
+    )
 
 
 def _examples_limit(rows: Sequence[ComparedRow]) -> str | None:

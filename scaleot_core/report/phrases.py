@@ -164,6 +164,7 @@ def _comparison(plug_in: Metrics, other: Metrics, name: str) -> str:
     gap = ours - theirs
     double_error = 2 * math.hypot(binomial_error(ours, plug_in.examples), binomial_error(theirs, other.examples))
     size = f"{'at most ' if share == 'f1' else ''}{100 * double_error:.1f}"
-    verdict = f"{'beyond' if abs(gap) > double_error else 'within'} two standard errors, {size}"
+    side = "beyond" if abs(gap) > double_error else "within"
+    verdict = f"{side} two standard errors, {size}, as if on different examples"
     shown = f"{points(gap, sign='+')}{' of F1' if share == 'f1' else ''}"
     return f"plug-in against {name}: {shown} ({verdict}), {losses}"

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 
 from scaleot_core.compression.adaptation import adaptation_scores
 from scaleot_core.compression.public_text import next_token_loss
+from scaleot_core.errors import ModelError
 from scaleot_core.progress import SilentReporter
 from tests.support.tiny_models import FAMILY_CONFIGS, tiny_language_model
 
@@ -46,3 +49,15 @@ def test_a_layer_that_the_loss_does_not_depend_on_has_no_gradient() -> None:
     scores = adaptation_scores(full, BLOCKS, batch_size=4, reporter=SilentReporter())
     assert scores[3] == 0
     assert all(score > 0 for index, score in enumerate(scores) if index != 3)
+
+
+def test_a_loss_or_a_gradient_past_the_model_s_range_is_refused_and_the_model_comes_back_frozen() -> None:
+    full = tiny_language_model("llama")
+    full.model.get_input_embeddings().weight.data[5] = math.inf
+    with pytest.raises(ModelError, match="the loss is nan on public text"):
+        adaptation_scores(full, torch.full((2, 12), 5), batch_size=2, reporter=SilentReporter())
+    assert all(not parameter.requires_grad and parameter.grad is None for parameter in full.model.parameters())
+    huge = tiny_language_model("llama")
+    huge.model.lm_head.weight.data *= 1e25  # a loss of some 1e25, and the square of its gradient is past float32
+    with pytest.raises(ModelError, match="the gradient's size is inf"):
+        adaptation_scores(huge, BLOCKS, batch_size=2, reporter=SilentReporter())

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 import torch
 
@@ -128,4 +126,3 @@ def test_leaves_no_hook_behind() -> None:
     full = tiny_language_model("llama")
     fit_harmonizers(full, random_blocks(12), 4, batch_size=4, reporter=SilentReporter())
     assert not any(module._forward_hooks for module in full.model.modules())
-    assert dataclasses.is_dataclass(full)

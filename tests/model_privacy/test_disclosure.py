@@ -147,3 +147,14 @@ def test_a_plan_of_another_number_of_layers_is_no_emulator_of_this_model() -> No
         disclosed_union([FIRST], 5)
     with pytest.raises(ModelError, match="layers"):
         what_would_be_new([FIRST], of(plan(ADAPTER)))
+
+
+def test_shares_that_add_up_to_a_whole_matrix_but_for_binary_fractions_are_a_whole_matrix() -> None:
+    three = [
+        of(plan((KEPT, 1 - beta), KEPT, KEPT, KEPT), basis) for beta, basis in ((0.3, "a"), (0.8, "b"), (0.9, "c"))
+    ]
+    assert sum((1 - 0.3, 1 - 0.8, 1 - 0.9)) < 1
+    union = disclosed_union(three, 4)
+    assert union[0] == DisclosedLayer(0, EXACT, 1.0, 1.0)
+    assert verbatim_share(union, COUNTS) == 1.0
+    assert disclosed_union(three[:2], 4)[0].level is COMPRESSED

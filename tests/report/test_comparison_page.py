@@ -178,7 +178,7 @@ def test_the_limits_are_computed_from_the_figures() -> None:
     ]
     text = " ".join(limits(summary(points)))
     assert "One model, smollm2-135m, and 1 task (sst2)" in text
-    assert "A deviation over 3 seeds is itself known to about 50.0 % only." in text
+    assert "A deviation over 3 seeds is itself known to about 50.0 % only, and knows nothing of stage 1" in text
     assert "300 held-out examples alone leave an accuracy of 82.0 % uncertain by 2.2 points" in text
     assert "sst2: 1 of 2 other rows within two standard errors over the seeds of the best plug-in" in text
     assert "of 3 plug-ins 1 not above zero-shot and 1 not above emulator tuned" in text

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from transformers import LlamaForCausalLM
 from fl_server.comparison.compare import compare
 from fl_server.simulation import simulate
 from scaleot_core import progress
+from scaleot_core.compression.adaptation import adaptation_scores
 from scaleot_core.config import to_toml
 from scaleot_core.errors import DataError, InputError, RunFileError
 from scaleot_core.progress import LogReporter, SilentReporter
@@ -39,6 +41,17 @@ print("ready", flush=True)
 sys.stdin.readline()
 json.dump(compare(read_run_file(Path(sys.argv[1]), []), Path(sys.argv[2]), SilentReporter()), sys.stdout)
 """
+
+
+ONE_STEP = (
+    "evaluation.full_fine_tuning=false",
+    "evaluation.examples=6",
+    "federation.clients=1",
+    "federation.rounds=1",
+    "federation.local_steps=1",
+    'compare.builders=["uniform"]',
+    "compare.seeds=[0]",
+)
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +267,44 @@ def test_public_text_that_the_last_point_alone_cannot_read_is_refused_before_any
     assert not (tmp_path / "out").exists()
 
 
+def test_more_held_back_examples_than_there_are_is_refused_before_any_work(task: Path, tmp_path: Path) -> None:
+    asked = ('compare.builders=["uniform"]', "compare.seeds=[0]", "data.test=", "evaluation.full_fine_tuning=false")
+    with pytest.raises(DataError, match="examples"):
+        compare(
+            tiny_run(task, *asked, 'compare.vary={"evaluation.examples" = [8, 500]}'),
+            tmp_path / "out",
+            SilentReporter(),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rule_s_scores_cost_every_row_that_needs_them_the_same(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def slow(*arguments: Any, **settings: Any) -> tuple[float, ...]:
+        calls.append(arguments)
+        time.sleep(0.4)
+        return adaptation_scores(*arguments, **settings)
+
+    monkeypatch.setattr("fl_server.compress.adaptation_scores", slow)
+    asked = ('compare.builders=["uniform", "crash"]', "emulator.adapter_rule=gradient", "compare.seeds=[0]")
+    points = compare(tiny_run(task, *asked, "evaluation.full_fine_tuning=false"), tmp_path / "out", SilentReporter())
+    assert len(calls) == 1
+    assert all(point["emulator"]["build_seconds"] >= 0.4 for point in points)
+
+
+def test_another_tokenizer_or_chat_template_makes_every_result_another(task: Path, tmp_path: Path) -> None:
+    shutil.copytree(task, tmp_path / "task")
+    run = tiny_run(tmp_path / "task", *ONE_STEP)
+    compare(run, tmp_path / "out", SilentReporter())
+    first = num_results_in(tmp_path / "out")
+    (tmp_path / "task" / "model" / "chat_template.jinja").write_text("{{ messages }}")
+    compare(run, tmp_path / "out", SilentReporter())
+    assert num_results_in(tmp_path / "out") == 2 * first
+
+
 def test_public_text_that_no_point_reads_is_not_asked_for(task: Path, tmp_path: Path) -> None:
     one = ('compare.builders=["uniform"]', "compare.seeds=[0]", "evaluation.full_fine_tuning=false")
     [point] = compare(tiny_run(task, *one, "importance.block_tokens=400"), tmp_path / "out", SilentReporter())
@@ -304,17 +355,6 @@ def test_a_faulty_task_file_is_found_before_any_work(task: Path, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
-ONE_STEP = (
-    "evaluation.full_fine_tuning=false",
-    "evaluation.examples=6",
-    "federation.clients=1",
-    "federation.rounds=1",
-    "federation.local_steps=1",
-    'compare.builders=["uniform"]',
-    "compare.seeds=[0]",
-)
-
-
 def test_every_emulator_has_attack_figures_of_its_own(task: Path, tmp_path: Path) -> None:
     asked = ("model_privacy.strong_emulator_steps=2", 'compare.vary={"emulator.replaced_layer_share" = [0.25, 0.75]}')
     first, second = compare(tiny_run(task, *ONE_STEP, *asked), tmp_path / "out", SilentReporter())
@@ -322,7 +362,9 @@ def test_every_emulator_has_attack_figures_of_its_own(task: Path, tmp_path: Path
     assert first["attacks"]["strong_emulator"]["metrics"] != second["attacks"]["strong_emulator"]["metrics"]
 
 
-def test_each_setting_that_a_result_depends_on_gives_a_result_of_its_own(task: Path, tmp_path: Path) -> None:
+def test_points_that_differ_in_data_or_adapter_share_what_does_not_depend_on_it_and_nothing_else(
+    task: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text("".join((task / "train.jsonl").read_text().splitlines(keepends=True)[20:]))
     variants = {

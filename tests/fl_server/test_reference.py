@@ -1,0 +1,34 @@
+"""The reference: the full model tuned on pooled text, whatever the federation averages by."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fl_server.compress import load_full_model
+from fl_server.data import read_data
+from fl_server.reference import full_fine_tuned
+from scaleot_core.progress import SilentReporter
+from tests.support.tiny_task import tiny_run, write_task
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_task(tmp_path_factory.mktemp("task"))
+
+
+def logits_of(task: Path, aggregation: str) -> torch.Tensor:
+    run = tiny_run(task, f"federation.aggregation={aggregation}")
+    full = load_full_model(run.model, SilentReporter())
+    tokens = torch.arange(3, 20)[None]
+    before = full.model(tokens).logits
+    with full_fine_tuned(run, full, read_data(run, SilentReporter()).pooled, SilentReporter()) as tuned:
+        logits = tuned.model(tokens).logits
+    assert torch.equal(full.model(tokens).logits, before), "the model comes back as it was"
+    assert not torch.equal(logits, before)
+    return logits
+
+
+def test_the_reference_is_the_same_under_every_rule_of_aggregation(task: Path) -> None:
+    """FFA-LoRA freezes A so that averages are exact; of the reference there is nothing to average."""
+    assert torch.equal(logits_of(task, "ffa"), logits_of(task, "fedavg"))
