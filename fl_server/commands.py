@@ -118,23 +118,35 @@ def estimate(
     file: OptionalRunFile = None,
     overrides: SetOption = [],  # noqa: B006 - typer copies it
     *,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that gets the report, named by digest.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Folder that gets the report, named by digest; else where runs look for it."
+        ),
+    ] = None,
 ) -> None:
     """Score the layers of a model and learn its harmonizers, whether or not that was done before."""
-    from fl_server.compress import importance_settings, load_full_model, public_blocks, timed_importance
+    from fl_server.compress import (
+        importance_cache,
+        importance_settings,
+        load_full_model,
+        public_blocks,
+        timed_importance,
+    )
     from scaleot_core.compression.importance_store import importance_digest, save_importance
     from scaleot_core.config import read_run_file
     from scaleot_core.errors import OutputError
     from scaleot_core.progress import terminal_or_log_reporter
 
     run, reporter = read_run_file(file, overrides), terminal_or_log_reporter()
-    if out.exists() and not out.is_dir():
+    if out is not None and out.exists() and not out.is_dir():
         raise OutputError(f"{out} is no directory: give --out another one")
     full = load_full_model(run.model, reporter)
     blocks, settings = public_blocks(full, run.importance, reporter), importance_settings(run.importance)
     digest = importance_digest(full.digest, blocks, settings)
-    save_importance(timed_importance(full, blocks, run.importance, reporter), out / digest)
-    typer.echo(out / digest)
+    place = (out or importance_cache(full)) / digest
+    save_importance(timed_importance(full, blocks, run.importance, reporter), place)
+    typer.echo(place)
 
 
 def report(

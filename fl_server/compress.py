@@ -157,16 +157,19 @@ def _find_or_estimate(
 ) -> ImportanceReport:
     settings = importance_settings(section)
     digest = importance_digest(full.digest, blocks, settings)
-    # A shipped report serves every type; of one's own, a run's answer must not hang on which type came first.
-    kind = f"{full.model.device.type}-{full.model.dtype}".replace("torch.", "")
-    cache = cache_directory() / "importance" / kind
+    cache = importance_cache(full)
     found = find_importance(digest, (SHIPPED_DIRECTORY, cache))
-    if found is None:
-        save_importance(timed_importance(full, blocks, section, reporter), cache / digest)
-        found = find_importance(digest, (cache,))  # as saved, so that the second run equals the first
-    if found is None:
-        raise AssertionError("an importance report that was just saved cannot be read")
-    return found
+    # As saved, so that the second run equals the first.
+    return found or save_importance(timed_importance(full, blocks, section, reporter), cache / digest)
+
+
+def importance_cache(full: LanguageModel) -> Path:
+    """Returns the folder where runs look for importance reports that were made on this machine.
+
+    A shipped report serves every type; of one's own, a run's answer must not hang on which type came first.
+    """
+    kind = f"{full.model.device.type}-{full.model.dtype}".replace("torch.", "")
+    return cache_directory() / "importance" / kind
 
 
 def timed_importance(

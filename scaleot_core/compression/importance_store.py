@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ ALGORITHM = 2
 2: a layer that is left over joins the group before it.
 """
 SCORES_FILE, HARMONIZERS_FILE = "importance.json", "harmonizers.safetensors"
+_MOST_TRIES = 1000
 SHIPPED_DIRECTORY = Path(__file__).parent / "shipped"
 """Reports that come with the package; ``scaleot estimate --out scaleot_core/compression/shipped`` makes them."""
 
@@ -53,10 +54,10 @@ def find_importance(digest: str, folders: Sequence[Path]) -> ImportanceReport | 
     return None
 
 
-def save_importance(report: ImportanceReport, directory: Path) -> None:
-    """Writes a report to ``directory``, whole or not at all; the harmonizers in half precision.
+def save_importance(report: ImportanceReport, directory: Path) -> ImportanceReport:
+    """Writes a report to ``directory``, whole or not at all, and returns it as it will be found there.
 
-    A whole report that is there already stays: another process was faster with the same.
+    The harmonizers are kept in half precision. What is there already is replaced; several processes may do so at once.
 
     Raises:
         ModelError: a harmonizer's weight is beyond half precision.
@@ -77,17 +78,20 @@ def save_importance(report: ImportanceReport, directory: Path) -> None:
             _put_in_place(building, directory)
         finally:
             shutil.rmtree(building, ignore_errors=True)
+        return replace(report, harmonizers={name: tensor.float() for name, tensor in harmonizers.items()})
     except OSError as error:
         raise OutputError(f"the importance report {directory} cannot be written: {error}") from error
 
 
 def _put_in_place(building: Path, directory: Path) -> None:
-    try:
-        building.rename(directory)
-    except OSError:  # something is there
-        if _read(directory) is None:
-            shutil.rmtree(directory, ignore_errors=True)
+    for _ in range(_MOST_TRIES):
+        try:
             building.rename(directory)
+        except OSError:  # something is there: of another process perhaps, and again after it was removed
+            shutil.rmtree(directory, ignore_errors=True)
+        else:
+            return
+    building.rename(directory)
 
 
 def _read(directory: Path) -> ImportanceReport | None:

@@ -49,17 +49,22 @@ def test_a_report_from_before_seconds_were_kept_is_still_found(report: Importanc
     assert found.seconds is None
 
 
-def test_of_two_processes_that_save_the_same_report_neither_fails_and_a_reader_always_finds_it(
+def test_of_several_that_save_a_report_at_once_none_fails_and_one_is_there_whole(
     report: ImportanceReport, tmp_path: Path
 ) -> None:
-    save_importance(report, tmp_path / "digest")
-    with ThreadPoolExecutor(3) as pool:
-        saved = [pool.submit(save_importance, report, tmp_path / "digest") for _ in range(60)]
-        found = [find_importance("digest", [tmp_path]) for _ in range(60)]
-        for one in saved:
-            one.result()
-    assert None not in found
+    with ThreadPoolExecutor(4) as pool:
+        for saved in [pool.submit(save_importance, report, tmp_path / "digest") for _ in range(80)]:
+            saved.result()
+    assert find_importance("digest", [tmp_path]) is not None
     assert [path.name for path in tmp_path.iterdir()] == ["digest"], "nothing half-built is left"
+
+
+def test_what_saving_returns_is_what_will_be_found(report: ImportanceReport, tmp_path: Path) -> None:
+    returned = save_importance(report, tmp_path / "digest")
+    found = find_importance("digest", [tmp_path])
+    assert found is not None and found.harmonizers.keys() == returned.harmonizers.keys()
+    assert all(torch.equal(found.harmonizers[name], tensor) for name, tensor in returned.harmonizers.items())
+    assert dataclasses.replace(found, harmonizers={}) == dataclasses.replace(returned, harmonizers={})
 
 
 def test_a_damaged_report_is_replaced(report: ImportanceReport, tmp_path: Path) -> None:

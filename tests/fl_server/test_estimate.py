@@ -1,0 +1,53 @@
+"""What ``scaleot estimate`` learns is what the next run takes."""
+
+from pathlib import Path
+
+import pytest
+
+from fl_server.compress import Workbench, importance_cache, load_full_model
+from scaleot_core.config import to_toml
+from scaleot_core.progress import SilentReporter
+from tests.support.tiny_task import tiny_run, write_task
+from tests.support.verbs import scaleot
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_task(tmp_path_factory.mktemp("task"))
+    (root / "run.toml").write_text(to_toml(tiny_run(root)))
+    return root
+
+
+def test_a_run_finds_what_was_estimated_and_of_another_type_learns_its_own(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SCALEOT_CACHE", str(tmp_path / "cache"))
+    assert scaleot("estimate", task / "run.toml") == 0
+    place = Path(capfd.readouterr().out.strip())
+
+    def importance(dtype: str) -> tuple[float, ...]:
+        run = tiny_run(task, f"model.dtype={dtype}")
+        full = load_full_model(run.model, SilentReporter())
+        scores = Workbench(full, run, SilentReporter()).importance().scores
+        assert (importance_cache(full) / place.name).is_dir()
+        return scores
+
+    in_bfloat16 = importance("bfloat16")
+    with monkeypatch.context() as patch:
+        patch.setattr("fl_server.compress.estimate_importance", lambda *_, **__: pytest.fail("it is learnt again"))
+        in_float32 = importance("float32")
+    assert in_bfloat16 != in_float32
+    assert len(list((tmp_path / "cache" / "importance").glob(f"*/{place.name}"))) == 2
+
+
+def test_another_folder_gets_the_report_if_it_is_asked_to(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SCALEOT_CACHE", str(tmp_path / "cache"))
+    assert scaleot("estimate", task / "run.toml", "--out", tmp_path / "reports") == 0
+    place = Path(capfd.readouterr().out.strip())
+    assert place.parent == tmp_path / "reports" and (place / "importance.json").is_file()
+    assert not (tmp_path / "cache" / "importance").exists()
+    (tmp_path / "file").write_text("")
+    assert scaleot("estimate", task / "run.toml", "--out", tmp_path / "file") == 2
+    assert "give --out another one" in capfd.readouterr().err
