@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fl_clients.data_owner_home import DataOwnerHome
 from scaleot_core.bundle.canonical import Document, Instant, read_document, write_document
-from scaleot_core.bundle.files import replace_file
+from scaleot_core.bundle.files import given_file, replace_file
 from scaleot_core.bundle.key_files import load_identity, load_verifying_key, read_private_file, save_verifying_key
 from scaleot_core.bundle.keys import VerifyingKey
 from scaleot_core.enrolment.admission import Address, AdmissionContents, SignedAdmission, open_admission, read_admission
@@ -44,7 +44,8 @@ def read_own_admission(home: DataOwnerHome, envelope: bytes) -> SignedAdmission:
         request = home.request.read_bytes()
     except OSError as error:
         raise InputError(f"{home.request} cannot be read: {error.strerror}; `scaleot org init` makes it") from error
-    applicant = read_request(request)
+    with given_file(home.request, "the request that `scaleot org init` wrote"):
+        applicant = read_request(request)
     return read_admission(envelope, organisation=applicant.organisation, request_sha256=applicant.request_sha256)
 
 

@@ -52,12 +52,14 @@ def accept(
     from fl_clients.acceptance import accept as accept_admission
     from fl_clients.acceptance import pinned_owner, read_own_admission
     from fl_clients.data_owner_home import DataOwnerHome
-    from scaleot_core.bundle.files import read_small_file
+    from scaleot_core.bundle.files import given_file, read_small_file
     from scaleot_core.enrolment.admission import MAX_ADMISSION_BYTES
     from scaleot_core.enrolment.fingerprint import owner_fingerprint
 
     own = DataOwnerHome(home)
-    signed = read_own_admission(own, read_small_file(admission, MAX_ADMISSION_BYTES))
+    envelope = read_small_file(admission, MAX_ADMISSION_BYTES)
+    with given_file(admission, "the admission that `scaleot org approve` wrote"):
+        signed = read_own_admission(own, envelope)
     if fingerprint is not None or pinned_owner(own) != signed.owner:
         compare_fingerprint(fingerprint, owner_fingerprint(signed.owner), of="the model owner's key")
     federation = accept_admission(own, signed, now=datetime.now(UTC))

@@ -26,7 +26,7 @@ from scaleot_core.bundle.envelope import Envelope
 from scaleot_core.bundle.files import open_regular_file
 from scaleot_core.bundle.grant import MAX_GRANT_BYTES
 from scaleot_core.bundle.manifest import MAX_ENVELOPE_BYTES, InnerManifest, OuterManifest, read_outer_manifest
-from scaleot_core.bundle.repository import METADATA_DIRECTORY, TARGETS_DIRECTORY
+from scaleot_core.bundle.repository import METADATA_DIRECTORY, TARGETS_DIRECTORY, TIMESTAMP_FILE
 from scaleot_core.errors import InputError, VerificationError
 
 _SECONDS = 600.0
@@ -120,6 +120,8 @@ def verify_path(path: Path, owner: VerifyingKey, *, pinned_root: Path | None, no
         if pinned_root is not None:
             raise InputError(f"--root {pinned_root}: {path} is no repository, and a bundle alone has no root")
         return Verified(_verify_whole(read_bundle(path), owner, now), None)
+    if not (path / TIMESTAMP_FILE).exists():
+        raise VerificationError("repository.empty", f"nothing is published in {path}: expected {TIMESTAMP_FILE}")
     root = pinned_root or _first_root(path)
     with tempfile.TemporaryDirectory(prefix="scaleot-") as name:
         home = Path(name)

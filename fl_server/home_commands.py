@@ -75,12 +75,13 @@ def approve(
     from fl_server.enrolment import Addresses, check_addresses
     from fl_server.enrolment import approve as approve_applicant
     from fl_server.owner_home import OwnerHome
-    from scaleot_core.bundle.files import read_small_file
+    from scaleot_core.bundle.files import given_file, read_small_file
     from scaleot_core.enrolment.fingerprint import request_fingerprint
     from scaleot_core.enrolment.request import MAX_REQUEST_BYTES, read_request
 
     envelope = read_small_file(request, MAX_REQUEST_BYTES)
-    applicant = read_request(envelope)
+    with given_file(request, "the enrolment.json that `scaleot org init` wrote"):
+        applicant = read_request(envelope)
     destination, addresses = _new_file(out, applicant.organisation), Addresses(distribution, fleet)
     check_addresses(OwnerHome(home), addresses)
     compare_fingerprint(fingerprint, request_fingerprint(envelope), of=f"the request of {applicant.organisation}")

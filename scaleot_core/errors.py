@@ -56,7 +56,7 @@ class VerificationError(ScaleOTError):
     exit_code = 3
 
     def __init__(self, code: str, message: str) -> None:
-        self.code = code
+        self.code, self.message = code, message
         super().__init__(f"{message} [{code}]")
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-from scaleot_core.errors import InputError, OutputError
+from scaleot_core.errors import InputError, OutputError, VerificationError
 
 
 def open_regular_file(path: Path, *, flags: int = 0) -> BufferedReader:
@@ -35,6 +35,15 @@ def read_small_file(path: Path, limit_bytes: int) -> bytes:
             return file.read(limit_bytes + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def given_file(path: Path, expected: str) -> Iterator[None]:
+    """Names ``path``, and what was expected of it, in a ``VerificationError`` of the block."""
+    try:
+        yield
+    except VerificationError as error:
+        raise VerificationError(error.code, f"{path}: expected {expected}: {error.message}") from error
 
 
 @contextmanager

@@ -152,7 +152,26 @@ CASES: dict[str, tuple[Callable[[Path], int], int, str]] = {
         "[fingerprint.other]",
     ),
     "no admission": (lambda place: accept(place, "clinic-a", "none"), 2, "none cannot be read"),
-    "a request as admission": (lambda place: accept(place, "bank", "bank/enrolment.json"), 3, "[admission.fields]"),
+    "a request as admission": (
+        lambda place: accept(place, "bank", "bank/enrolment.json"),
+        3,
+        "bank/enrolment.json: expected the admission that `scaleot org approve` wrote: ",
+    ),
+    "an admission as request": (
+        lambda place: scaleot("org", "approve", place / "owner", "clinic-a.admission.json", *SERVICES),
+        3,
+        "clinic-a.admission.json: expected the enrolment.json that `scaleot org init` wrote: ",
+    ),
+    "another file as request": (
+        lambda place: scaleot("org", "approve", place / "owner", "owner/organisations.jsonl", *SERVICES),
+        3,
+        "owner/organisations.jsonl: expected the enrolment.json that `scaleot org init` wrote: ",
+    ),
+    "verify what is not published yet": (
+        lambda place: scaleot("verify", place / "owner/repository", "--owner-public-key", place / "owner/owner.pub"),
+        3,
+        "owner/repository: expected metadata/timestamp.json [repository.empty]",
+    ),
     "revoke a stranger": (revoke("stranger"), 2, "no organisation 'stranger'"),
     "revoke before round 0": (revoke("clinic-a", "-1"), 2, "--from-round"),
     "plug in nothing": (lambda place: scaleot("plug-in", place / "new"), 2, "has no run"),
