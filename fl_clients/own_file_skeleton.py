@@ -11,7 +11,7 @@ DEFAULT_EPSILON = 8.0
 MOST_DELTA = 1e-5
 
 _MEANINGS = {
-    "max_learning_rate": "of one local step",
+    "max_learning_rate": "of one local step; plain SGD under a small clipping norm needs more, as 32",
     "max_local_steps": "in one round",
     "max_batch_size": "in records",
     "max_tokens": "of one record; longer ones are cut",
@@ -45,6 +45,7 @@ epsilon = {DEFAULT_EPSILON}{" " * 15} # the budget of all rounds of all runs tog
 delta = {_delta(declared)}{" " * 15} # keep it well below 1 / number of records, which is 1 / {records}
 mechanisms = ["dp-sgd"]      # those agreed to: dp-sgd, dpzero, lmo-dp hide one record each
 declared_records = {declared}{" " * 9} # about how many there are: told, so leave it as it is when records change
+# ledger_mirror = "/mnt/elsewhere"  # a directory on another disk, by which an older copy of the ledger is noticed
 """
 
 

@@ -6,14 +6,19 @@ from typing import Annotated
 
 import typer
 
-from scaleot_core.commands import JsonOption, RunFileArgument, SetOption
+from scaleot_core.commands import JsonOption, SetOption
 from scaleot_core.errors import VerificationError
 
 OptionalRunFile = Annotated[Path | None, typer.Argument(metavar="[FILE.toml]", hidden=True)]
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the results go.")]
 
 
-def check(file: RunFileArgument, overrides: SetOption = [], *, as_json: JsonOption = False) -> None:  # noqa: B006 - typer copies it
+def check(
+    file: OptionalRunFile = None,
+    overrides: SetOption = [],  # noqa: B006 - typer copies it
+    *,
+    as_json: JsonOption = False,
+) -> None:
     """Show a run file as it is understood and what privacy it costs, or all its faults, or how many rounds fit."""
     from scaleot_core.config import read_run_file, to_toml
     from scaleot_core.progress import terminal_or_log_reporter
@@ -27,14 +32,24 @@ def check(file: RunFileArgument, overrides: SetOption = [], *, as_json: JsonOpti
     elif run.privacy.mechanism != "none":
         from fl_server.data import read_data
         from fl_server.privacy import compared_noises, planned_lines
+        from scaleot_core.privacy import client_level
 
         partitions = read_data(run, terminal_or_log_reporter()).partitions
         costs = planned_lines(run, partitions)
+        if run.privacy.mechanism != client_level.NAME:
+            costs.insert(0, _whose_records(run.data.train))
         if not as_json:  # it takes seconds
             costs += compared_noises(run, partitions)
     typer.echo(run.model_dump_json(indent=2) if as_json else to_toml(run).rstrip())
     for line in costs:
         typer.echo(f"# {line}", err=as_json)
+
+
+def _whose_records(train: str) -> str:
+    return (
+        f"what follows is of {train}, divided as scaleot simulate does it: between organisations the noise "
+        "follows from the number of records that each data owner declares"
+    )
 
 
 def audit(

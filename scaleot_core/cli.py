@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import click
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from scaleot_core.errors import ScaleOTError
 
@@ -88,12 +89,29 @@ def _build_app(verbs: Iterable[EntryPoint]) -> typer.Typer:
         if group and group not in groups:
             groups[group] = _new_app(GROUPS[group])
             app.add_typer(groups[group], name=group)
-        (groups[group] if group else app).command(name)(verb.load())
+        (groups[group] if group else app).command(name, cls=_Verb)(verb.load())
     return app
+
+
+class _Verb(TyperCommand):
+    """A verb whose help has no backslashes before brackets, which typer writes for rich."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Returns the help as plain text."""
+        return super().get_help(ctx).replace("\\[", "[")
+
+
+class _Group(TyperGroup):
+    """As ``_Verb``."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Returns the help as plain text."""
+        return super().get_help(ctx).replace("\\[", "[")
 
 
 def _new_app(description: str) -> typer.Typer:
     return typer.Typer(
+        cls=_Group,
         help=description,
         no_args_is_help=True,
         add_completion=False,

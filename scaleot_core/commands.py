@@ -7,7 +7,7 @@ import typer
 
 from scaleot_core.errors import VerificationError
 
-# Hidden from the list of arguments, where typer prints "\[required]" without rich; the usage line shows it.
+# Hidden from the list of arguments: the usage line shows it.
 RunFileArgument = Annotated[Path, typer.Argument(metavar="FILE.toml", hidden=True)]
 SetOption = Annotated[
     list[str],

@@ -5,12 +5,15 @@ import re
 import resource
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
-from scaleot_core.cli import GROUPS, VERBS_GROUP, run
+from scaleot_core.cli import GROUPS, VERBS_GROUP, _build_app, run
 from scaleot_core.config import read_run_file
 from scaleot_core.errors import AssetError, BudgetExhaustedError, DataError, LedgerError, VerificationError
 from scaleot_core.privacy.units import RECORD_UNIT
@@ -179,6 +182,7 @@ def test_check_shows_what_privacy_costs_each_data_owner_in_comments(
     assert run(["check", str(path)], CHECK) == 0
     printed = capsys.readouterr().out
     costs = [line for line in printed.splitlines() if line.startswith("# data-owner-")]
+    assert f"# what follows is of {tmp_path / 'train.jsonl'}, divided as scaleot simulate does it" in printed
     assert len(costs) == 2 and all("20 records, gaussian noise of standard deviation" in line for line in costs)
     assert all("120 releases: epsilon 4 at delta 0.001" in line or "epsilon 3.999" in line for line in costs)
     resolved = tmp_path / "resolved.toml"
@@ -220,6 +224,25 @@ def test_check_looks_at_every_point_of_a_comparison(tmp_path: Path, capsys: pyte
     costs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("# data, ")]
     assert [line.partition(": ")[0] for line in costs] == ["# data, uniform, variant strict"] * 2
     assert all("20 records" in line and re.search(r"epsilon (1|0\.999\d?) at delta", line) for line in costs)
+
+
+def test_no_verb_s_help_has_a_stray_backslash() -> None:
+    def helps(command: click.Command, path: str) -> Iterator[tuple[str, str]]:
+        yield path, command.get_help(click.Context(command, info_name=path))
+        for name, child in getattr(command, "commands", {}).items():
+            yield from helps(child, f"{path} {name}")
+
+    shown = dict(helps(typer.main.get_command(_build_app(entry_points(group=VERBS_GROUP))), "scaleot"))
+    assert len(shown) > 20 and "[required]" in shown["scaleot org init"]
+    assert not [path for path, text in shown.items() if "\\" in text]
+
+
+def test_check_without_a_file_prints_every_key_of_the_quickstart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["check"], CHECK) == 0
+    (tmp_path / "quickstart.toml").write_text(capsys.readouterr().out)
+    assert read_run_file(tmp_path / "quickstart.toml", []) == RunFile()
 
 
 def test_the_installed_command_answers_help_in_half_a_second_of_a_processor() -> None:

@@ -16,7 +16,9 @@ from scaleot_core.doctor import Finding, certificate_chain, examine
 from scaleot_core.errors import InputError
 from tests.support.certificates import Authority
 from tests.support.deployments import Deployed
+from tests.support.federations import rewrite_data_owner
 from tests.support.running import scaleot, wait_for
+from tests.support.verbs import scaleot as scaleot_verb
 
 CHECKUPS = (check_owner, check_data_owner)
 
@@ -64,6 +66,23 @@ def test_a_clock_that_was_set_back_is_a_fault(owner: Path) -> None:
     later = (datetime.now(UTC) + timedelta(hours=1)).timestamp()
     os.utime(owner / "audit.jsonl", (later, later))
     assert "set it (NTP)" in faults(owner)["clock"]
+
+
+def test_private_text_that_cannot_be_read_is_a_fault(data_owner: Path) -> None:
+    rewrite_data_owner(data_owner, 'data = "', 'data = "/none')
+    assert "/none" in faults(data_owner)["data"]
+
+
+def test_a_budget_without_its_ledger_is_a_fault_with_its_cure(data_owner: Path) -> None:
+    (data_owner / "data-owner.toml").open("a").write(
+        '\n[privacy]\nepsilon = 2.0\ndelta = 1e-5\nmechanisms = ["dp-sgd"]\ndeclared_records = 10\n'
+    )
+    assert "make it once with `scaleot budget DIRECTORY --create`" in faults(data_owner)["ledger"]
+    assert scaleot_verb("budget", data_owner, "--create") == 0
+    assert "ledger" not in faults(data_owner)
+    assert findings(data_owner)["ledger"].text == "epsilon 2 of 2 left"
+    (data_owner / "ledger" / "ledger.jsonl").write_text("{}\n")
+    assert "ledger" in faults(data_owner)
 
 
 def test_a_certificate_of_another_authority_is_a_fault(data_owner: Path, tmp_path: Path) -> None:

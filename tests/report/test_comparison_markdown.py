@@ -1,5 +1,6 @@
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,16 @@ def test_the_tables_in_the_documentation_are_those_of_the_results_beside_them(re
     found = json.loads(results.read_text(encoding="utf-8"))
     comparison = summarize(found["points"], found["config"], found["versions"])
     assert results.with_suffix(".md").read_text(encoding="utf-8") == comparison_markdown(comparison)
+
+
+@pytest.mark.parametrize("results", BENCHMARKS, ids=[path.stem for path in BENCHMARKS])
+def test_results_are_of_what_the_run_file_beside_them_compares(results: Path) -> None:
+    """But for the larger model's, which stand beside the smaller one's run file."""
+    run_file = results.with_name(f"{results.stem.removesuffix('-gemma')}.toml")
+    asked = tomllib.loads(run_file.read_text(encoding="utf-8"))["compare"]
+    compared = json.loads(results.read_text(encoding="utf-8"))["config"]["compare"]
+    for name in ("builders", "seeds", "vary", "variants"):
+        assert asked.get(name, compared[name]) == compared[name]
 
 
 PAGE = BENCHMARKS[0].with_name("README.md").read_text(encoding="utf-8")
