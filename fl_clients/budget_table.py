@@ -4,7 +4,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scaleot_core.figures import counted, no_less, no_more
+from scaleot_core.figures import counted_rounds, no_less, no_more
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.ledger_summary import LedgerRelease, LedgerSummary
 
@@ -80,4 +80,4 @@ def _sampling_of(event: PrivacyEvent) -> str:
 def _rounds(rounds_that_fit: int | None) -> str:
     if rounds_that_fit is None:
         return "unknown before the first"
-    return f"{counted(rounds_that_fit)} like the last one"
+    return f"{counted_rounds(rounds_that_fit)} like the last one"

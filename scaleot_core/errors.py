@@ -7,7 +7,7 @@ The exit code of the command line stands on the class: 1 our own failure, 2 wron
 from enum import StrEnum
 from typing import ClassVar
 
-from scaleot_core.figures import counted, no_less, no_more
+from scaleot_core.figures import counted_rounds, no_less, no_more
 
 
 class ScaleOTError(Exception):
@@ -144,7 +144,7 @@ class BudgetExhaustedError(ScaleOTError):
             f"privacy budget exhausted: of epsilon {budget:g} at delta {delta:g} for {unit[0]} (neighbouring data "
             f"sets by {unit[1]}), {no_less(spent, digits=6)} is spent and {left} left; what is asked costs "
             f"{no_less(asked, digits=6)} alone and would bring the total to {no_less(total, digits=6)}. "
-            f"Rounds of this kind that still fit: {counted(rounds_that_fit)}"
+            f"Rounds of this kind that still fit: {counted_rounds(rounds_that_fit)}"
         )
 
 

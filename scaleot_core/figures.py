@@ -17,7 +17,7 @@ def no_more(value: float, *, digits: int = 4) -> str:
     return f"{_rounded(value, digits, ROUND_FLOOR):.{digits}g}"
 
 
-def counted(rounds: int) -> str:
+def counted_rounds(rounds: int) -> str:
     """Returns a number of rounds that fit, as found by a search that ends at ``MOST_ROUNDS``."""
     return f"{rounds:,} or more" if rounds >= MOST_ROUNDS else f"{rounds:,}"
 

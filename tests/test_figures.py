@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaleot_core.figures import MOST_ROUNDS, counted, no_less, no_more
+from scaleot_core.figures import MOST_ROUNDS, counted_rounds, no_less, no_more
 
 numbers = st.just(0.0) | st.floats(min_value=1e-9, max_value=1e6)
 
@@ -33,4 +33,4 @@ def test_infinity_stays_what_it_is() -> None:
 
 
 def test_a_search_that_came_to_its_end_says_or_more() -> None:
-    assert (counted(MOST_ROUNDS - 1), counted(MOST_ROUNDS)) == ("999,999", "1,000,000 or more")
+    assert (counted_rounds(MOST_ROUNDS - 1), counted_rounds(MOST_ROUNDS)) == ("999,999", "1,000,000 or more")

@@ -12,7 +12,7 @@ from typing import Final
 from scipy import optimize
 
 from scaleot_core.errors import BudgetExhaustedError, InputError
-from scaleot_core.figures import counted, no_less
+from scaleot_core.figures import counted_rounds, no_less
 from scaleot_core.privacy.accountant import Accountant, check_delta
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
 from scaleot_core.privacy.events import PrivacyEvent
@@ -133,8 +133,8 @@ def calibrate(
         before = accountant.epsilon(spent, budget.delta)
         raise InputError(
             f"noise {noise}: no amount of it keeps epsilon {budget.epsilon:g} at delta {budget.delta:g} over "
-            f"{budget.count} releases, after {no_less(before)} spent before. At most {counted(fitting)} releases "
-            "fit: ask for fewer, or give a larger budget"
+            f"{budget.count} releases, after {no_less(before)} spent before. At most {counted_rounds(fitting)} "
+            "releases fit: ask for fewer, or give a larger budget"
         )
     return scaled(math.exp(_least(excess)))
 
