@@ -148,7 +148,7 @@ def bundle_cache(root: Path) -> Record:
     source = FolderSource(two.scene.path)
 
     def read() -> object:
-        fetched = two.fetch(source, digest=two.digest)
+        fetched = two.fetch(source)
         return two.open(fetched.path)
 
     read()

@@ -10,7 +10,7 @@ FIRST, SECOND, OLD = "a" * 64, "b" * 64, "c" * 64
 
 def downloads(path: Path) -> Downloads:
     objects = {FIRST: ServedObject(path, 100), SECOND: ServedObject(path, 300)}
-    return Downloads(lambda: BundleIndex("d" * 64, {}, objects), path)
+    return Downloads(lambda: BundleIndex(objects), path)
 
 
 def asked(name: str, start: int, length: int) -> RangeRequest:
