@@ -93,20 +93,20 @@ def _build_app(verbs: Iterable[EntryPoint]) -> typer.Typer:
     return app
 
 
-class _Verb(TyperCommand):
-    """A verb whose help has no backslashes before brackets, which typer writes for rich."""
+class _PlainHelp(click.Command):
+    """Shows help without backslashes before brackets, which typer writes for rich."""
 
     def get_help(self, ctx: click.Context) -> str:
         """Returns the help as plain text."""
         return super().get_help(ctx).replace("\\[", "[")
 
 
-class _Group(TyperGroup):
-    """As ``_Verb``."""
+class _Verb(_PlainHelp, TyperCommand):
+    pass
 
-    def get_help(self, ctx: click.Context) -> str:
-        """Returns the help as plain text."""
-        return super().get_help(ctx).replace("\\[", "[")
+
+class _Group(_PlainHelp, TyperGroup):
+    pass
 
 
 def _new_app(description: str) -> typer.Typer:

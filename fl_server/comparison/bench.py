@@ -99,11 +99,11 @@ class Bench:
         importance = workbench.importance() if needs_importance(run.emulator) else None
         if reads_public_text(run):
             workbench.blocks()
-        workbench.adapter_layers(run.emulator)
+        rule_seconds = workbench.adapter_rule_seconds(run.emulator)
         self._emulator = None  # frees the last one first
         started = time.monotonic()
         emulator = workbench.build(run.emulator)
-        seconds = time.monotonic() - started + workbench.adapter_rule_seconds(run.emulator)
+        seconds = time.monotonic() - started + rule_seconds
         self._emulator = (emulator_key(run), emulator)
         return {
             **asdict(describe_emulator(emulator, self._full)),
