@@ -9,19 +9,17 @@ all.
 import importlib.metadata
 import os
 import platform
-import signal
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from importlib.metadata import EntryPoint
-from types import FrameType
-from typing import NoReturn
 
 import click
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from scaleot_core.errors import ScaleOTError
+from scaleot_core.termination import ended_by_sigterm
 
 VERBS_GROUP = "scaleot.verbs"
 GROUPS = {
@@ -49,13 +47,7 @@ LIBRARY_ENVIRONMENT = {
 def main() -> None:
     """Runs the command line of this process and leaves with its exit code."""
     os.environ.update(LIBRARY_ENVIRONMENT)
-    signal.signal(signal.SIGTERM, _end)
     sys.exit(run(sys.argv[1:], importlib.metadata.entry_points(group=VERBS_GROUP)))
-
-
-def _end(number: int, _: FrameType | None) -> NoReturn:
-    """Ends the verb by an exception: what it keeps in temporary directories, private text and keys, goes with it."""
-    raise SystemExit(128 + number)
 
 
 def run(arguments: Sequence[str], verbs: Iterable[EntryPoint]) -> int:
@@ -65,7 +57,9 @@ def run(arguments: Sequence[str], verbs: Iterable[EntryPoint]) -> int:
     audit refutes), 4 privacy budget exhausted, 130 interrupted; 143 where SIGTERM ends the process.
     """
     try:
-        status = typer.main.get_command(_build_app(verbs)).main(list(arguments), "scaleot", standalone_mode=False)
+        command = typer.main.get_command(_build_app(verbs))
+        with ended_by_sigterm():
+            status = command.main(list(arguments), "scaleot", standalone_mode=False)
     except ScaleOTError as error:
         return _fail(f"error: {error}", error.exit_code)
     except click.Abort:  # the user's end of input at a prompt
