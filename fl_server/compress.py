@@ -12,7 +12,7 @@ import torch
 from scaleot_core.assets import asset_path, is_asset
 from scaleot_core.assets.store import cache_directory
 from scaleot_core.compression.adaptation import adaptation_scores
-from scaleot_core.compression.adapter_rule import AdapterRule, adapter_layers
+from scaleot_core.compression.adapter_rule import BY_IMPORTANCE, AdapterRule, adapter_layers
 from scaleot_core.compression.builders import BUILDERS, Distillation, EmulatorRequest, PublicKnowledge
 from scaleot_core.compression.emulator import Emulator
 from scaleot_core.compression.importance import ImportanceReport, ImportanceSettings, estimate_importance
@@ -54,7 +54,7 @@ def load_full_model(section: ModelSection, reporter: Reporter) -> LanguageModel:
 
 def needs_importance(section: EmulatorSection) -> bool:
     """Tells whether the builder or the adapter rule asks for importance scores."""
-    return section.builder in ("scaleot", "importance_drop") or section.adapter_rule == "most_important"
+    return section.builder in ("scaleot", "importance_drop") or section.adapter_rule in BY_IMPORTANCE
 
 
 def disclosure_basis(run: RunFile, reporter: Reporter) -> str:
@@ -131,7 +131,7 @@ class Workbench:
         """Returns the original indices of the layers that carry the adapter."""
         rule, num_layers = AdapterRule(section.adapter_rule), self._full.layout.num_layers
         scores: tuple[float, ...] | None = None
-        if rule is AdapterRule.MOST_IMPORTANT:
+        if rule in BY_IMPORTANCE:
             scores = self.importance().scores
         if rule is AdapterRule.GRADIENT:
             scores, _ = self._adaptation_scores(section.public_blocks)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
 from torch import nn
@@ -48,10 +48,14 @@ class Metrics:
     """From 0 to 1. Choices: the right one has the largest log-likelihood per character of its text."""
     f1: float | None = None
     """From 0 to 1. Answers: mean over the records of the best F1 with one of the accepted answers."""
+    by_record: tuple[float, ...] | None = field(default=None, repr=False)
+    """What ``accuracy``, or where it exists ``f1``, is the mean of, record by record; only while the run lasts."""
 
     def to_json(self) -> dict[str, float | int | None]:
         """Returns the figures that exist; one that is not finite, as of a model that diverged, becomes null."""
-        present = {name: value for name, value in asdict(self).items() if value is not None}
+        figures = asdict(self)
+        figures.pop("by_record")
+        present = {name: value for name, value in figures.items() if value is not None}
         return {name: value if math.isfinite(value) else None for name, value in present.items()}
 
 
@@ -116,7 +120,7 @@ def evaluate(
 
 def _evaluate_choices(examinee: _Examinee, records: Sequence[ChoiceRecord]) -> Metrics:
     scores = iter(examinee.score([continuation(each.context, choice) for each in records for choice in each.choices]))
-    gold, hits, normalized_hits = [], 0, 0
+    gold, hits, normalized_hits = [], [], 0
     for record in records:
         own = [next(scores) for _ in record.choices]
         likelihoods = [score.log_probability for score in own]
@@ -124,10 +128,16 @@ def _evaluate_choices(examinee: _Examinee, records: Sequence[ChoiceRecord]) -> M
             likelihood / len(choice) for likelihood, choice in zip(likelihoods, record.choices, strict=True)
         ]
         gold.append(own[record.label])
-        hits += _is_best(likelihoods, record.label)
+        hits.append(float(_is_best(likelihoods, record.label)))
         normalized_hits += _is_best(per_character, record.label)
     count = len(records)
-    return Metrics(_mean_loss(gold), count, accuracy=hits / count, accuracy_norm=normalized_hits / count)
+    return Metrics(
+        _mean_loss(gold),
+        count,
+        accuracy=sum(hits) / count,
+        accuracy_norm=normalized_hits / count,
+        by_record=tuple(hits),
+    )
 
 
 def _evaluate_answers(examinee: _Examinee, records: Sequence[AnswerRecord]) -> Metrics:
@@ -141,12 +151,13 @@ def _evaluate_answers(examinee: _Examinee, records: Sequence[AnswerRecord]) -> M
         reporter=examinee.reporter,
     )
     pairs = [(prediction, each.answers) for prediction, each in zip(predictions, records, strict=True)]
-    count = len(records)
+    count, shares = len(records), tuple(f1(*pair) for pair in pairs)
     return Metrics(
         _mean_loss(scores),
         count,
         accuracy=sum(exact_match(*pair) for pair in pairs) / count,
-        f1=sum(f1(*pair) for pair in pairs) / count,
+        f1=sum(shares) / count,
+        by_record=shares,
     )
 
 

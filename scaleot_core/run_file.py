@@ -71,7 +71,9 @@ class EmulatorSection(Section):
 
     builder: BuilderName = Field("scaleot", description="ScaleOT, or a baseline beside it")
     num_adapter_layers: int = Field(4, ge=1, description="N_a: layers that are tuned")
-    adapter_rule: Literal["most_important", "ends", "spread", "gradient"] = Field("spread", description="which layers")
+    adapter_rule: Literal["most_important", "ends", "spread", "spread_by_importance", "gradient"] = Field(
+        "spread", description="which layers"
+    )
     replaced_layer_share: float = Field(0.25, ge=0, le=1, description="alpha: 0 keeps every layer, 1 none but N_a")
     removed_rank_share: float = Field(0.5, ge=0, le=1, description="beta: 0 keeps the full rank, 1 the least")
     rank_target: Literal["attention", "ffn", "both"] = Field("attention", description="whose rank is reduced")

@@ -86,7 +86,8 @@ def test_the_norm_is_the_length_in_characters_not_in_tokens_words_or_bytes() -> 
 
 def test_ties_go_to_the_first_choice() -> None:
     records = [ChoiceRecord("the film is", ("good", "good"), label) for label in (0, 1, 1, 1)]
-    assert metrics(tiny_model("llama", layers=2), records).accuracy == 0.25
+    measured = metrics(tiny_model("llama", layers=2), records)
+    assert (measured.accuracy, measured.by_record) == (0.25, (1.0, 0.0, 0.0, 0.0))
 
 
 @pytest.mark.parametrize("records", [CLASSES, QUESTIONS], ids=["classes", "questions"])
@@ -152,7 +153,8 @@ def test_a_model_that_learnt_the_answers_gives_them() -> None:
     assert metrics(model, accepted_second).accuracy == 1.0
     half_right = [AnswerRecord(records[0].context, ("bad or false",))]
     assert metrics(model, half_right).accuracy == 0.0
-    assert metrics(model, half_right).f1 == pytest.approx(2 / 3)
+    measured = metrics(model, [*records[:1], *half_right])
+    assert measured.by_record == (1.0, pytest.approx(2 / 3)) and measured.f1 == pytest.approx(5 / 6)
 
 
 def test_dropout_is_off_during_evaluation_and_on_again_after_it() -> None:

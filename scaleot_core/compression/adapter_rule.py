@@ -19,18 +19,24 @@ class AdapterRule(StrEnum):
     ENDS = "ends"
     """The first and the last, as plain offsite-tuning; of an odd count one more at the front."""
     SPREAD = "spread"
-    """At even distances inside the depth, ends left out, whatever the scores: no layer is the best of its block."""
+    """At even distances inside the depth, ends left out, whatever the scores."""
+    SPREAD_BY_IMPORTANCE = "spread_by_importance"
+    """In each of as many blocks of the depth, the layer with the highest importance score."""
     GRADIENT = "gradient"
     """In each of as many blocks of the depth, the layer on which a fresh adapter has the largest gradient."""
+
+
+BY_IMPORTANCE = frozenset({AdapterRule.MOST_IMPORTANT, AdapterRule.SPREAD_BY_IMPORTANCE})
+"""The rules that ask for importance scores."""
 
 
 def adapter_layers(rule: AdapterRule, count: int, num_layers: int, scores: Sequence[float] | None) -> frozenset[int]:
     """Returns the original indices of the ``count`` layers that carry the adapter.
 
-    ``scores``, one per layer, are importance for ``most_important`` and the gradient's size for ``gradient``; the
-    other rules take none. ``spread`` gives layer ``floor((k + 1) * layers / (count + 1))`` for k from 0 (of 30 layers
-    and four: 6, 12, 18, 24). ``gradient`` cuts the depth in ``count`` blocks as equal as can be. Ties go to the lower
-    index.
+    ``scores``, one per layer, are importance for the rules of ``BY_IMPORTANCE`` and the gradient's size for
+    ``gradient``; the other rules take none. ``spread`` gives layer ``floor((k + 1) * layers / (count + 1))`` for k from
+    0 (of 30 layers and four: 6, 12, 18, 24). ``spread_by_importance`` and ``gradient`` cut the depth in ``count``
+    blocks as equal as can be. Ties go to the lower index.
 
     Raises:
         ModelError: ``count`` is not between 1 and the number of layers, or a rule that needs scores has none.
@@ -48,7 +54,7 @@ def adapter_layers(rule: AdapterRule, count: int, num_layers: int, scores: Seque
         case AdapterRule.MOST_IMPORTANT:
             known = _needed(rule, scores, num_layers)
             return frozenset(sorted(range(num_layers), key=lambda i: (-known[i], i))[:count])
-        case AdapterRule.GRADIENT:
+        case AdapterRule.SPREAD_BY_IMPORTANCE | AdapterRule.GRADIENT:
             known = _needed(rule, scores, num_layers)
             bounds = [k * num_layers // count for k in range(count + 1)]
             blocks = (range(first, end) for first, end in pairwise(bounds))

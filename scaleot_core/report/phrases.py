@@ -1,11 +1,12 @@
 """How figures read: the words that the table and the page share."""
 
 import math
+import statistics
 from dataclasses import dataclass
 
 from scaleot_core.evaluation import Metrics
 from scaleot_core.figures import no_less
-from scaleot_core.report.document import Report, accuracy_error, binomial_error
+from scaleot_core.report.document import Report, accuracy_error
 
 RUNNERS = {
     "zero_shot": "model owner",
@@ -157,14 +158,11 @@ def counted(count: int, noun: str) -> str:
 
 def _comparison(plug_in: Metrics, other: Metrics, name: str) -> str:
     losses = f"loss {plug_in.loss:.3f} against {other.loss:.3f}"
-    share = headline_share(plug_in)
-    if share is None or share != headline_share(other):
+    if plug_in.by_record is None or other.by_record is None or plug_in.examples == 1:
         return f"plug-in against {name}: {losses}"
-    ours, theirs = getattr(plug_in, share), getattr(other, share)
-    gap = ours - theirs
-    double_error = 2 * math.hypot(binomial_error(ours, plug_in.examples), binomial_error(theirs, other.examples))
-    size = f"{'at most ' if share == 'f1' else ''}{100 * double_error:.1f}"
+    gains = [ours - theirs for ours, theirs in zip(plug_in.by_record, other.by_record, strict=True)]
+    gap, double_error = statistics.fmean(gains), 2 * statistics.stdev(gains) / math.sqrt(len(gains))
     side = "beyond" if abs(gap) > double_error else "within"
-    verdict = f"{side} two standard errors, {size}, as if on different examples"
-    shown = f"{points(gap, sign='+')}{' of F1' if share == 'f1' else ''}"
+    verdict = f"{side} two standard errors of the difference, {100 * double_error:.1f}"
+    shown = f"{points(gap, sign='+')}{' of F1' if plug_in.f1 is not None else ''}"
     return f"plug-in against {name}: {shown} ({verdict}), {losses}"

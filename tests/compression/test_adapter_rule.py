@@ -3,6 +3,7 @@ import pytest
 from scaleot_core.compression.adapter_rule import AdapterRule, adapter_layers
 from scaleot_core.errors import ModelError
 
+BEST_OF_BLOCKS = (AdapterRule.SPREAD_BY_IMPORTANCE, AdapterRule.GRADIENT)
 SCORES = [0.9, 0.1, 0.5, 0.2, 0.8, 0.3, 0.7, 0.4]
 
 
@@ -16,10 +17,10 @@ SCORES = [0.9, 0.1, 0.5, 0.2, 0.8, 0.3, 0.7, 0.4]
         (AdapterRule.SPREAD, 3, {2, 4, 6}),
         (AdapterRule.SPREAD, 1, {4}),
         (AdapterRule.SPREAD, 8, set(range(8))),
-        (AdapterRule.GRADIENT, 4, {0, 2, 4, 6}),
-        (AdapterRule.GRADIENT, 3, {0, 4, 6}),
-        (AdapterRule.GRADIENT, 1, {0}),
-        (AdapterRule.GRADIENT, 8, set(range(8))),
+        *((rule, 4, {0, 2, 4, 6}) for rule in BEST_OF_BLOCKS),
+        *((rule, 3, {0, 4, 6}) for rule in BEST_OF_BLOCKS),
+        *((rule, 1, {0}) for rule in BEST_OF_BLOCKS),
+        *((rule, 8, set(range(8))) for rule in BEST_OF_BLOCKS),
     ],
 )
 def test_the_adapter_rules(rule: AdapterRule, count: int, expected: set[int]) -> None:
@@ -42,7 +43,7 @@ def test_more_adapter_layers_than_layers_are_refused(count: int) -> None:
         adapter_layers(AdapterRule.SPREAD, count, 8, None)
 
 
-@pytest.mark.parametrize("rule", [AdapterRule.MOST_IMPORTANT, AdapterRule.GRADIENT])
+@pytest.mark.parametrize("rule", [AdapterRule.MOST_IMPORTANT, *BEST_OF_BLOCKS])
 @pytest.mark.parametrize("scores", [None, SCORES[:7]])
 def test_a_rule_that_needs_scores_refuses_to_go_without(rule: AdapterRule, scores: list[float] | None) -> None:
     with pytest.raises(ModelError, match="needs a score for each of 8 layers"):
