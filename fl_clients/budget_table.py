@@ -4,8 +4,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fl_clients.own_ledger import scope_of_ledger
 from scaleot_core.figures import counted_rounds, no_less, no_more
-from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.ledger_summary import LedgerRelease, LedgerSummary
 
 
@@ -17,14 +17,14 @@ def print_budget(summary: LedgerSummary, console: Console) -> None:
 
 
 def _figures(summary: LedgerSummary) -> Table:
-    terms = summary.terms
+    terms, scope = summary.terms, scope_of_ledger(summary)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     rows = {
-        "unit of privacy": terms.unit,
-        "neighbouring data sets": terms.neighbouring,
-        "sampling": _sampling(summary.releases),
+        "unit of privacy": scope.unit,
+        "neighbouring data sets": scope.neighbouring,
+        "sampling": scope.sampling,
         "delta": f"{terms.delta:g}",
         "records": f"{terms.data_set.records}",
         "budget": f"epsilon {summary.budget_epsilon:g}",
@@ -62,19 +62,6 @@ def _releases(releases: tuple[LedgerRelease, ...]) -> Table:
                 str(event.count),
             )
     return table
-
-
-def _sampling(releases: tuple[LedgerRelease, ...]) -> str:
-    events = [event for release in releases for event in release.events]
-    if not events:
-        return "nothing was released yet"
-    return "; ".join(dict.fromkeys(_sampling_of(event) for event in events))
-
-
-def _sampling_of(event: PrivacyEvent) -> str:
-    if event.sample_rate == 1:
-        return "every record in every release"
-    return f"Poisson, with secret coins at rate {event.sample_rate:.4g}"
 
 
 def _rounds(rounds_that_fit: int | None) -> str:

@@ -48,15 +48,16 @@ def _data(home: Path) -> str:
 
 def _ledger(home: Path) -> str:
     """Says what is left of the budget; a round under a mechanism is refused without a ledger."""
-    from fl_clients.own_ledger import summarise_own_ledger
+    from fl_clients.own_ledger import scope_of_ledger, summarise_own_ledger
 
     own = read_data_owner_file(home)
     if own.privacy is None:
         return "none: data-owner.toml has no [privacy], and updates leave as they are"
     summary = summarise_own_ledger(own)
+    about = scope_of_ledger(summary).at_delta(summary.terms.delta)
     if summary.left_epsilon <= 0:
-        raise InputError(f"the budget of epsilon {summary.budget_epsilon:g} is spent: private rounds are refused")
-    return f"epsilon {no_more(summary.left_epsilon)} of {summary.budget_epsilon:g} left"
+        raise InputError(f"epsilon {summary.budget_epsilon:g} {about} is spent: private rounds are refused")
+    return f"epsilon {no_more(summary.left_epsilon)} of {summary.budget_epsilon:g} left {about}"
 
 
 def _admission(home: Path) -> str:

@@ -20,7 +20,13 @@ def budget(directory: DataOwnerArgument, *, create: CreateOption = False, as_jso
     from rich.console import Console
 
     from fl_clients.budget_table import print_budget
-    from fl_clients.own_ledger import create_own_ledger, declared_number_warnings, own_privacy, summarise_own_ledger
+    from fl_clients.own_ledger import (
+        create_own_ledger,
+        declared_number_warnings,
+        own_privacy,
+        scope_of_ledger,
+        summarise_own_ledger,
+    )
     from fl_clients.policy import read_data_owner_file
 
     own = read_data_owner_file(directory)
@@ -31,6 +37,7 @@ def budget(directory: DataOwnerArgument, *, create: CreateOption = False, as_jso
     for warning in warnings:
         typer.echo(warning, err=True)
     if as_json:
-        typer.echo(json.dumps({"warnings": warnings, **summary.to_json()}, indent=2, allow_nan=False))
+        found = {"warnings": warnings, **scope_of_ledger(summary).to_json(), **summary.to_json()}
+        typer.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
         print_budget(summary, Console())

@@ -13,11 +13,11 @@ from scaleot_core.privacy.accountant import Accountant
 from scaleot_core.privacy.data_set import fingerprint
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.ledger import check_terms
-from scaleot_core.privacy.ledger_file import create_ledger, read_chain
+from scaleot_core.privacy.ledger_file import LINES_FILE, create_ledger, read_chain
 from scaleot_core.privacy.ledger_head import check_head, mirrored_head, read_head
 from scaleot_core.privacy.ledger_lines import LedgerChain, LedgerTerms
 from scaleot_core.privacy.ledger_summary import LedgerSummary, summarise
-from scaleot_core.privacy.units import unit_of
+from scaleot_core.privacy.units import PrivacyScope, scope_of, unit_of
 from scaleot_core.training.data import Record, read_records
 
 
@@ -79,7 +79,7 @@ def summarise_own_ledger(own: DataOwnerFile) -> LedgerSummary:
     terms = ledger_terms(privacy, read_records(own.data))
     # the mirror first: a round may write meanwhile, and a mirror that is ahead of its ledger tells of an older copy
     heads = {
-        path: read_head(path, str(privacy.ledger))
+        path: read_head(path, str(privacy.ledger), lines=privacy.ledger / LINES_FILE)
         for path in mirrored_head(privacy.ledger_mirror, terms)
         if lexists(path)
     }
@@ -88,6 +88,12 @@ def summarise_own_ledger(own: DataOwnerFile) -> LedgerSummary:
     for path, head in heads.items():
         check_head(chain, head, str(path))
     return summarise(chain, Accountant().epsilon, _last_round(chain), budget_epsilon=privacy.epsilon)
+
+
+def scope_of_ledger(summary: LedgerSummary) -> PrivacyScope:
+    """Returns what every epsilon of the ledger is about."""
+    rates = (event.sample_rate for release in summary.releases for event in release.events)
+    return scope_of((summary.terms.unit, summary.terms.neighbouring), rates)
 
 
 def declared_number_warnings(privacy: OwnPrivacy, records: int) -> tuple[str, ...]:

@@ -23,11 +23,12 @@ from scaleot_core.federation.messages import MechanismName
 from scaleot_core.federation.validation import SCALARS, encode_tensors
 from scaleot_core.models.devices import chosen_devices
 from scaleot_core.models.loading import LanguageModel, random_model
-from scaleot_core.privacy.private_rounds import AskedTraining, mechanism_for_round, round_event
+from scaleot_core.privacy.calibration import noisiest
+from scaleot_core.privacy.private_rounds import AskedTraining, mechanism_for_round, noise_budget, round_event
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.progress import Reporter, SilentReporter
-from scaleot_core.run_file import RunFile
+from scaleot_core.run_file import MOST_LMO_DIRECTIONS, RunFile
 from scaleot_core.scoring import BATCH_TOKENS, score_examples
 from scaleot_core.seeds import generator_for
 from scaleot_core.shapes import TensorDict, TokenBlocks
@@ -139,21 +140,31 @@ def _emulator_inference(setting: Setting, _: ExitStack) -> Workload:
 
 
 def _private_step(mechanism: MechanismName) -> Callable[[Setting, ExitStack], Workload]:
-    """Returns the case of a noisy step on the same examples, all of them in its sample; of dpzero along all directions.
+    """Returns the case of a noisy step on the same examples, all of them in its sample.
 
-    The adapter is that of a step without noise. What the optimizer does with the sum is left out.
+    The adapter is that of a step without noise. Of dpzero and lmo-dp along all directions, of the latter as many as it
+    takes at most; of update-gaussian a round of one step. What dp-sgd's optimizer does with the sum is left out.
     """
 
     def workload(setting: Setting, _: ExitStack) -> Workload:
         emulator = _emulator(setting)
         aggregation = setting.run.federation.aggregation
-        run = with_settings(setting.run, {"privacy.mechanism": mechanism, "federation.aggregation": aggregation})
+        settings: dict[str, object] = {"privacy.mechanism": mechanism, "federation.aggregation": aggregation}
+        if mechanism == "lmo-dp":
+            settings["privacy.num_directions"] = min(setting.run.privacy.num_directions, MOST_LMO_DIRECTIONS)
+        if mechanism == "update-gaussian":
+            settings["federation.local_steps"] = 1
+        run = with_settings(setting.run, settings)
         attached = attach_adapter(emulator.model, emulator.layout, adapter_spec(run, emulator.plan.adapter_layers))
         examples = _random_examples(emulator, run.federation.batch_size, setting)
         asked = asked_training(run)
         if asked is None:
             raise AssertionError("a run with a mechanism asks for private training")
-        event = round_event(asked, len(examples), replace(budget_of(run), epsilon=math.inf, noise_multiplier=1.0))
+        budget = replace(budget_of(run), epsilon=math.inf, noise_multiplier=1.0)
+        if mechanism == "lmo-dp":  # its noise has no single multiplier; how much of it there is costs no time
+            event = noisiest(asked.noise, noise_budget(asked, len(examples), budget_of(run)))
+        else:
+            event = round_event(asked, len(examples), budget)
         private = mechanism_for_round(
             asked,
             event,
@@ -212,6 +223,8 @@ CASES: dict[str, Callable[[Setting, ExitStack], Workload]] = {
     "client step, emulator": _emulator_step,
     "client step, dp-sgd": _private_step("dp-sgd"),
     "client step, dpzero": _private_step("dpzero"),
+    "client step, lmo-dp": _private_step("lmo-dp"),
+    "client step, update-gaussian": _private_step("update-gaussian"),
     "client step, full model": _full_model_step,
     "plug-in evaluation": _plug_in_evaluation,
 }

@@ -1,21 +1,19 @@
 """Differential privacy as the model owner's side sees it: what a run file asks for, what it costs, what was spent."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fl_server.owner import RoundRecord
 from fl_server.workspace import organisation
-from scaleot_core.federation.messages import PrivacyRequest, PrivateRelease
+from scaleot_core.federation.messages import PrivacyRequest
 from scaleot_core.figures import no_less
 from scaleot_core.privacy import client_level
-from scaleot_core.privacy.accountant import Accountant, epsilon_of
+from scaleot_core.privacy.accountant import Accountant
 from scaleot_core.privacy.calibration import best_noise
 from scaleot_core.privacy.client_level import ClientLevelNoise
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, named_event, noise_budget, round_event
-from scaleot_core.privacy.units import unit_of
+from scaleot_core.privacy.units import PrivacyScope, scope_of, unit_of
 from scaleot_core.progress import Reporter
 from scaleot_core.report import ReportedPrivacy
 from scaleot_core.run_file import RunFile
@@ -100,16 +98,13 @@ def planned_events(run: RunFile, partitions: Sequence[Sequence[Record]]) -> dict
 
 def planned_lines(run: RunFile, partitions: Sequence[Sequence[Record]]) -> list[str]:
     """Says, for people, what noise each data owner will add and what all rounds cost it; raises as the events do."""
-    accountant = Accountant()
     if noise := server_noise(run):
         return _server_lines(run, noise)
-    lines, (unit, neighbouring) = [], unit_of(run.privacy.mechanism)
+    lines, unit = [], unit_of(run.privacy.mechanism)
     for (client, event), records in zip(planned_events(run, partitions).items(), partitions, strict=False):
-        epsilon = accountant.epsilon((event,), run.privacy.delta)
         lines.append(
             f"{client}: {len(records)} records, {event.noise} noise of standard deviation {event.law().stddev():.4g} "
-            f"times the bound, sample rate {event.sample_rate:.4g}, {event.count} releases: epsilon {no_less(epsilon)} "
-            f"at delta {run.privacy.delta:g} for {unit}, neighbouring data sets by {neighbouring}"
+            f"times the bound, {_cost(event, run.privacy.delta, unit)}"
         )
         if run.privacy.delta >= 1 / max(len(records), 1):
             lines.append(
@@ -133,16 +128,20 @@ def compared_noises(run: RunFile, partitions: Sequence[Sequence[Record]]) -> lis
 
 
 def _server_lines(run: RunFile, noise: ClientLevelNoise) -> list[str]:
-    rounds, delta, (unit, neighbouring) = run.federation.rounds, run.privacy.delta, client_level.CLIENT_UNIT
+    delta = run.privacy.delta
     lines = [
         f"server: updates clipped to {noise.max_update_norm:g}, gaussian noise of standard deviation "
-        f"{noise.noise_multiplier:.4g} times the bound on the sum of {noise.cohort_size}, {rounds} releases: "
-        f"epsilon {no_less(epsilon_of((noise.event(rounds),), delta))} at delta {delta:g} for {unit}, "
-        f"neighbouring federations by {neighbouring}"
+        f"{noise.noise_multiplier:.4g} times the bound on the sum of {noise.cohort_size}, "
+        f"{_cost(noise.event(run.federation.rounds), delta, client_level.CLIENT_UNIT)}"
     ]
     if delta >= 1 / run.federation.clients:
         lines.append(f"warning: delta {delta:g} is not below one over the {run.federation.clients} clients")
     return lines
+
+
+def _cost(event: PrivacyEvent, delta: float, unit: tuple[str, str]) -> str:
+    statement = Accountant().statement((event,), delta, unit=unit)
+    return f"{event.count} releases: epsilon {no_less(statement.epsilon)} {statement.scope.at_delta(delta)}"
 
 
 def check_privacy(run: RunFile, partitions: Sequence[Sequence[Record]], reporter: Reporter) -> None:
@@ -155,44 +154,56 @@ def check_privacy(run: RunFile, partitions: Sequence[Sequence[Record]], reporter
         reporter.note(line)
 
 
+def planned_budget(run: RunFile, partitions: Sequence[Sequence[Record]]) -> dict[str, Any]:
+    """Returns, as JSON values, the budget that all planned rounds keep under a mechanism and what it is about.
+
+    Raises:
+        BudgetExhaustedError, InputError: as ``planned_events``.
+    """
+    if noise := server_noise(run):
+        scope = _scope([noise.event(1)], client_level.CLIENT_UNIT)
+    else:
+        scope = _scope(planned_events(run, partitions).values(), unit_of(run.privacy.mechanism))
+    budget = {"mechanism": run.privacy.mechanism, "epsilon": run.privacy.epsilon, "delta": run.privacy.delta}
+    return budget | scope.to_json()
+
+
 def reported_privacy(run: RunFile, rounds: Iterable[RoundRecord]) -> ReportedPrivacy:
     """Returns what the accepted updates cost each client by the noise that it named."""
     mechanism = run.privacy.mechanism
     if mechanism == "none":
         return ReportedPrivacy(mechanism, None, None, None, ())
+    events: dict[str, list[PrivacyEvent]] = {}
     if noise := server_noise(run):
-        return _reported_by_server(run, noise, rounds)
-    releases: dict[str, list[PrivateRelease]] = {}
+        for client in (client for record in rounds for client in record.clients):
+            events.setdefault(client, []).append(noise.event(1))
+        return _reported(run, events, client_level.CLIENT_UNIT)
     for record in rounds:
         for client, release in record.privacy.items():
-            releases.setdefault(client, []).append(release)
-    clients = tuple(_client(client, said, run.privacy.delta, mechanism) for client, said in sorted(releases.items()))
+            events.setdefault(client, []).append(named_event(release))
+    return _reported(run, events, unit_of(mechanism))
+
+
+def _reported(run: RunFile, events: Mapping[str, Sequence[PrivacyEvent]], unit: tuple[str, str]) -> ReportedPrivacy:
+    """Returns the figures of each client's events, of which every round has one."""
+    clients = tuple(_figures(client, events[client], run.privacy.delta, unit) for client in sorted(events))
     most = max((client["epsilon_spent"] for client in clients), default=0.0)
-    return ReportedPrivacy(mechanism, most, run.privacy.delta, unit_of(mechanism)[0], clients)
-
-
-def _reported_by_server(run: RunFile, noise: ClientLevelNoise, rounds: Iterable[RoundRecord]) -> ReportedPrivacy:
-    took_part = Counter(client for record in rounds for client in record.clients)
-    events = {client: (noise.event(count),) for client, count in sorted(took_part.items())}
-    unit = client_level.CLIENT_UNIT
-    clients = tuple(_figures(client, event, run.privacy.delta, unit) for client, event in events.items())
-    most = max((client["epsilon_spent"] for client in clients), default=0.0)
-    return ReportedPrivacy(client_level.NAME, most, run.privacy.delta, unit[0], clients)
-
-
-def _client(client: str, said: Sequence[PrivateRelease], delta: float, mechanism: str) -> Mapping[str, Any]:
-    figures = _figures(client, [named_event(one) for one in said], delta, unit_of(mechanism))
-    return figures | {"rounds": len(said)}
+    scope = _scope((event for charged in events.values() for event in charged), unit)
+    return ReportedPrivacy(run.privacy.mechanism, most, run.privacy.delta, scope, clients)
 
 
 def _figures(client: str, events: Sequence[PrivacyEvent], delta: float, unit: tuple[str, str]) -> dict[str, Any]:
-    statement = replace(Accountant().statement(events, delta), unit=unit[0], neighbouring=unit[1])
+    statement = Accountant().statement(events, delta, unit=unit)
     return {
         "client": client,
         "epsilon_spent": statement.epsilon,
-        "rounds": statement.releases,
+        "rounds": len(events),
         "releases": statement.releases,
         "noise_stddev": max(event.law().stddev() for event in events),
         "sample_rate": max(event.sample_rate for event in events),
         "statement": statement.sentence(),
     }
+
+
+def _scope(events: Iterable[PrivacyEvent], unit: tuple[str, str]) -> PrivacyScope:
+    return scope_of(unit, (event.sample_rate for event in events))

@@ -118,10 +118,10 @@ class StoreError(ScaleOTError):
 class BudgetExhaustedError(ScaleOTError):
     """Releases asked for would pass a data owner's privacy budget; nothing was released and nothing is charged.
 
-    ``unit`` is whose presence the budget hides and what a neighbouring data set is (see ``units``). All figures but the
-    last are epsilon at ``delta``. ``asked`` is what the releases would cost alone, and
-    ``total`` what they would bring ``spent`` to: less than the sum of both, since privacy losses compose sublinearly.
-    ``rounds_that_fit`` is how many such rounds still fit in the budget.
+    All figures but the last are epsilon, and ``about`` says at which delta and of what (``units.PrivacyScope``).
+    ``asked`` is what the releases would cost alone, and ``total`` what they would bring ``spent`` to: less than the sum
+    of both, since privacy losses compose sublinearly. ``rounds_that_fit`` is how many such rounds still fit in the
+    budget.
     """
 
     exit_code = 4
@@ -133,18 +133,16 @@ class BudgetExhaustedError(ScaleOTError):
         asked: float,
         total: float,
         budget: float,
-        delta: float,
-        unit: tuple[str, str],
+        about: str,
         rounds_that_fit: int,
     ) -> None:
         self.spent, self.asked, self.total, self.budget = spent, asked, total, budget
         self.rounds_that_fit = rounds_that_fit
         left = no_more(max(budget - spent, 0.0), digits=6)
         super().__init__(
-            f"privacy budget exhausted: of epsilon {budget:g} at delta {delta:g} for {unit[0]} (neighbouring data "
-            f"sets by {unit[1]}), {no_less(spent, digits=6)} is spent and {left} left; what is asked costs "
-            f"{no_less(asked, digits=6)} alone and would bring the total to {no_less(total, digits=6)}. "
-            f"Rounds of this kind that still fit: {counted_rounds(rounds_that_fit)}"
+            f"privacy budget exhausted: of epsilon {budget:g} {about}, {no_less(spent, digits=6)} is spent "
+            f"and {left} left; what is asked costs {no_less(asked, digits=6)} alone and would bring the total to "
+            f"{no_less(total, digits=6)}. Rounds of this kind that still fit: {counted_rounds(rounds_that_fit)}"
         )
 
 

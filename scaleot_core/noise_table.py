@@ -38,6 +38,8 @@ def noise_document(choice: NoiseChoice, statement: PrivacyStatement) -> dict[str
     return {
         "least": choice.event.noise,
         "epsilon": statement.epsilon,
+        "delta": statement.delta,
+        **statement.scope.to_json(),
         "statement": statement.sentence(),
         "noises": {
             name: {

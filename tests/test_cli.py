@@ -16,7 +16,6 @@ import typer
 from scaleot_core.cli import GROUPS, VERBS_GROUP, _build_app, run
 from scaleot_core.config import read_run_file
 from scaleot_core.errors import AssetError, BudgetExhaustedError, DataError, LedgerError, VerificationError
-from scaleot_core.privacy.units import RECORD_UNIT
 from scaleot_core.run_file import RunFile
 
 SCALEOT = Path(sys.executable).with_name("scaleot")
@@ -44,7 +43,7 @@ def meets_a_forged_ledger() -> None:
 
 def passes_the_budget() -> None:
     raise BudgetExhaustedError(
-        spent=1.0, asked=8.0, total=8.5, budget=8.0, delta=1e-5, unit=RECORD_UNIT, rounds_that_fit=5
+        spent=1.0, asked=8.0, total=8.5, budget=8.0, about="at delta 1e-05 for one record", rounds_that_fit=5
     )
 
 

@@ -21,6 +21,7 @@ import tomli_w
 from fl_server.data import read_data
 from fl_server.workspace import organisation
 from scaleot_core.config import read_run_file, to_toml
+from scaleot_core.privacy.units import PrivacyScope
 from scaleot_core.progress import SilentReporter
 from scaleot_core.run_file import RunFile
 from scaleot_core.training.data import read_records, write_records
@@ -180,9 +181,11 @@ def _run(smoke: Smoke) -> int:
     smoke.say(f"adapter {_digest(tuned / ADAPTER)}: {'the same' if is_same else 'NOT THE SAME'} as in one process")
     smoke.insist_on_privacy()
     _tell_rounds(smoke, smoke.federate("--new-run"))
-    spent = [json.loads(smoke.scaleot("budget", party.home, "--json"))["spent_epsilon"] for party in smoke.parties]
+    ledgers = [json.loads(smoke.scaleot("budget", party.home, "--json")) for party in smoke.parties]
+    spent = [ledger["spent_epsilon"] for ledger in ledgers]
     is_private = all(0 < epsilon <= EPSILON for epsilon in spent)
-    smoke.say(f"under dp-sgd each data owner spent epsilon {max(spent):.3f} of {EPSILON:g}")
+    about = PrivacyScope.from_json(ledgers[0]).at_delta(ledgers[0]["terms"]["delta"])
+    smoke.say(f"under dp-sgd each data owner spent epsilon {max(spent):.3f} of {EPSILON:g} {about}")
     sys.stdout.write(json.dumps({"is_same": is_same, "rounds": rounds, "spent_epsilon": spent}) + "\n")
     return 0 if is_same and is_private else 1
 

@@ -19,6 +19,7 @@ from fl_server.compress import Workbench, asset_or_path, needs_importance
 from fl_server.data import Data, read_data
 from fl_server.feasibility import reads_public_text
 from fl_server.model_privacy import Target, attack_emulator
+from fl_server.privacy import planned_budget
 from fl_server.reference import adapter_spec, full_fine_tuned
 from scaleot_core.adapters.plug_in import plugged_in
 from scaleot_core.compression.emulator import Emulator, describe_emulator
@@ -88,6 +89,7 @@ class Bench:
             "chosen_round": tuned.get("chosen_round"),
             "tuning_seconds": tuned["seconds"],
             "failed": tuned.get("failed"),
+            **({} if run.privacy.mechanism == "none" else {"budgets": [planned_budget(run, data().partitions)]}),
         }
 
     def _zero_shot(self, data: Data) -> Result:

@@ -25,6 +25,7 @@ from scaleot_core.privacy.events import EventKind, PrivacyEvent, merge_events
 from scaleot_core.privacy.loss_power import loss_power
 from scaleot_core.privacy.noise_ranges import LEAST_DELTA, MOST_EPSILON
 from scaleot_core.privacy.privacy_loss import epsilon_at, mean_loss
+from scaleot_core.privacy.units import RECORD_UNIT, PrivacyScope, scope_of
 
 ROUNDING_DELTA: Final = 2.0**-53
 """What a release takes of delta for float64's rounding in the transform: six times what it was measured to lose."""
@@ -41,21 +42,17 @@ class PrivacyStatement:
     delta: float
     noises: tuple[str, ...]
     """The names of the noises that hid the releases."""
-    sampling: str
+    scope: PrivacyScope
     releases: int
-    unit: str = "one training record"
-    """Whose presence is hidden."""
-    neighbouring: str = "add/remove"
-    """What a neighbouring data set is: one unit more or less."""
     accountant: str = f"privacy-loss distributions (dp-accounting {version('dp-accounting')}), an upper bound"
 
     def sentence(self) -> str:
         """Returns the claim in words, for people."""
         if not self.releases:
-            return f"Nothing was released: epsilon 0 for {self.unit}."
+            return f"Nothing was released: epsilon 0 at delta {self.delta:g} for {self.scope.hidden}."
         return (
-            f"({no_less(self.epsilon)}, {self.delta:g})-differential privacy of {self.unit}, neighbouring data sets by "
-            f"{self.neighbouring}: {self.releases} releases under {' and '.join(self.noises)} noise, {self.sampling}; "
+            f"({no_less(self.epsilon)}, {self.delta:g})-differential privacy of {self.scope.hidden}: "
+            f"{self.releases} releases under {' and '.join(self.noises)} noise, {self.scope.sampling}; "
             f"by {self.accountant}."
         )
 
@@ -89,12 +86,15 @@ class Accountant:
             return 1.0
         return min(1.0, float(self._compose(merged).get_delta_for_epsilon(epsilon)) + _rounding(merged))
 
-    def statement(self, events: Iterable[PrivacyEvent], delta: float) -> PrivacyStatement:
-        """Returns what may be claimed of the events; raises as ``epsilon`` does."""
+    def statement(
+        self, events: Iterable[PrivacyEvent], delta: float, *, unit: tuple[str, str] = RECORD_UNIT
+    ) -> PrivacyStatement:
+        """Returns what may be claimed of the events, each about ``unit``; raises as ``epsilon`` does."""
         merged = merge_events(events)
         noises = tuple(dict.fromkeys(event.noise for event in merged))
         releases = sum(event.count for event in merged)
-        return PrivacyStatement(self.epsilon(merged, delta), delta, noises, _sampling(merged), releases)
+        scope = scope_of(unit, (event.sample_rate for event in merged))
+        return PrivacyStatement(self.epsilon(merged, delta), delta, noises, scope, releases)
 
     def _compose(self, events: tuple[PrivacyEvent, ...]) -> PrivacyLossDistribution:
         powers = (loss_power(_distribution(event.kind), event.count) for event in events)
@@ -125,11 +125,3 @@ def check_delta(delta: float) -> None:
 
 def _rounding(events: tuple[PrivacyEvent, ...]) -> float:
     return ROUNDING_DELTA * sum(event.count for event in events)
-
-
-def _sampling(events: tuple[PrivacyEvent, ...]) -> str:
-    rates = sorted({event.sample_rate for event in events})
-    if rates == [1.0] or not rates:
-        return "every record in every release"
-    listed = ", ".join(f"{rate:.4g}" for rate in rates)
-    return f"Poisson sampling with secret coins at rate {listed}"

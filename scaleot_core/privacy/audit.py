@@ -16,7 +16,7 @@ orthogonal and stronger where they are not. Any score will do for the bound: a b
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from scaleot_core.privacy.canaries import AuditedMechanism, Vectors, canary_vect
 from scaleot_core.privacy.public_generators import public_generators
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import Coins, SecretSource
+from scaleot_core.privacy.units import PrivacyScope, scope_of, unit_of
 from scaleot_core.progress import Reporter
 
 GUESSED_SHARE = 0.2
@@ -51,6 +52,8 @@ class AuditReport:
     confidence: float
     claimed_epsilon: float
     delta: float
+    scope: PrivacyScope
+    """What both epsilons are about."""
 
     @property
     def refutes_the_claim(self) -> bool:
@@ -69,8 +72,8 @@ class AuditReport:
         """Returns the finding in words, for people."""
         found = (
             f"{self.right} of {self.guesses} guesses about {self.canaries} canaries were right: with confidence "
-            f"{self.confidence:g}, epsilon of {self.mechanism} is at least {no_more(self.lower_bound, digits=3)} at "
-            f"delta {self.delta:g}; claimed is {no_less(self.claimed_epsilon)}."
+            f"{self.confidence:g}, epsilon of {self.mechanism} is at least {no_more(self.lower_bound, digits=3)} "
+            f"{self.scope.at_delta(self.delta)}; claimed is {no_less(self.claimed_epsilon)}."
         )
         if self.noise_repeats:
             found += " Its noise came out the same twice: it is no secret."
@@ -84,7 +87,8 @@ class AuditReport:
 
     def to_json(self) -> Mapping[str, Any]:
         """Returns the report as JSON values."""
-        return {**asdict(self), "most": self.most, "refutes_the_claim": self.refutes_the_claim}
+        figures = {name: value for name, value in vars(self).items() if name != "scope"}
+        return {**figures, **self.scope.to_json(), "most": self.most, "refutes_the_claim": self.refutes_the_claim}
 
     def _bound(self, right: int) -> float:
         return lower_bound(self.delta, self.confidence, canaries=self.canaries, guesses=self.guesses, right=right)
@@ -129,6 +133,7 @@ def audit_mechanism(
         confidence=confidence,
         claimed_epsilon=claimed_epsilon,
         delta=delta,
+        scope=scope_of(unit_of(mechanism.name), [mechanism.event().sample_rate]),
     )
 
 

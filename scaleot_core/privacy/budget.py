@@ -10,6 +10,7 @@ from scaleot_core.errors import BudgetExhaustedError
 from scaleot_core.privacy.events import PrivacyEvent, merge_events
 from scaleot_core.privacy.ledger_lines import LedgerChain
 from scaleot_core.privacy.rounds_that_fit import most_that_fit
+from scaleot_core.privacy.units import scope_of
 
 EpsilonOf: TypeAlias = Callable[[Sequence[PrivacyEvent], float], float]
 """Epsilon of all events together at a delta, never too low; 0 for no events."""
@@ -51,13 +52,13 @@ class Budget:
         """
         if not self._fits(events, rounds):
             asked, terms = _repeated(events, rounds), self._chain.opened.terms
+            rates = (event.sample_rate for event in (*self._chain.events, *asked))
             raise BudgetExhaustedError(
                 spent=self.spent,
                 asked=self._epsilon_of(merge_events(asked), terms.delta),
                 total=self._total(asked),
                 budget=self.epsilon,
-                delta=terms.delta,
-                unit=(terms.unit, terms.neighbouring),
+                about=scope_of((terms.unit, terms.neighbouring), rates).at_delta(terms.delta),
                 rounds_that_fit=self.rounds_that_fit(events),
             )
 

@@ -20,7 +20,7 @@ from scaleot_core.privacy.laplace import staircase_of_least_variance
 from scaleot_core.privacy.noise import NOISES, check_noise_suits
 from scaleot_core.privacy.noise_ranges import MOST_EPSILON, Norm
 from scaleot_core.privacy.rounds_that_fit import most_that_fit
-from scaleot_core.privacy.units import RECORD_UNIT
+from scaleot_core.privacy.units import RECORD_UNIT, scope_of
 
 PRECISION: Final = 1e-4
 """Relative, of a calibrated scale."""
@@ -53,6 +53,8 @@ class NoiseBudget:
     """Coordinates of a release."""
     norm: Norm = "L2"
     """In which norm a term is bounded by 1; the same for one coordinate."""
+    unit: tuple[str, str] = RECORD_UNIT
+    """Whose presence the budget hides, and what a neighbouring data set is (see ``units``)."""
 
     def __post_init__(self) -> None:
         check_delta(self.delta)
@@ -131,9 +133,10 @@ def calibrate(
         once = replace(scaled(MOST_SCALE), count=1)
         fitting = largest_count((once,), budget.epsilon, budget.delta, spent=spent)
         before = accountant.epsilon(spent, budget.delta)
+        scope = scope_of(budget.unit, (event.sample_rate for event in (*spent, once)))
         raise InputError(
-            f"noise {noise}: no amount of it keeps epsilon {budget.epsilon:g} at delta {budget.delta:g} over "
-            f"{budget.count} releases, after {no_less(before)} spent before. At most {counted_rounds(fitting)} "
+            f"noise {noise}: no amount of it keeps epsilon {budget.epsilon:g} {scope.at_delta(budget.delta)}, over "
+            f"{budget.count} releases after {no_less(before)} spent before. At most {counted_rounds(fitting)} "
             "releases fit: ask for fewer, or give a larger budget"
         )
     return scaled(math.exp(_least(excess)))
@@ -220,8 +223,7 @@ def check_rounds_fit(
             asked=accountant.epsilon(asked, delta),
             total=total,
             budget=epsilon,
-            delta=delta,
-            unit=unit,
+            about=scope_of(unit, (event.sample_rate for event in (*spent, *asked))).at_delta(delta),
             rounds_that_fit=largest_count(events, epsilon, delta, spent=spent),
         )
 

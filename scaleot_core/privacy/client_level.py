@@ -88,7 +88,7 @@ def client_level_noise(
         InputError: no noise keeps the budget, or a number is out of range.
     """
     if noise_multiplier is None:
-        whole_run = calibrate("gaussian", NoiseBudget(epsilon, delta, 1.0, rounds))
+        whole_run = calibrate("gaussian", NoiseBudget(epsilon, delta, 1.0, rounds, unit=CLIENT_UNIT))
         return ClientLevelNoise(max_update_norm, whole_run.parameters["noise_multiplier"], cohort_size)
     noise = ClientLevelNoise(max_update_norm, noise_multiplier, cohort_size)
     check_rounds_fit((noise.event(1),), rounds, epsilon, delta, unit=CLIENT_UNIT)

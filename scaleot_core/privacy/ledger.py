@@ -136,13 +136,16 @@ class Ledger:
         """Checks that this ledger has a line that somebody else has seen as its last one.
 
         Raises:
-            LedgerError: it has not: an older copy of it was put back, or two copies of it went on apart.
+            LedgerError: it has not: an older copy of it was put back, or two copies of it went on apart. A head does
+                not say where it stands, so the line named is the last at which they can have parted: the one behind
+                this ledger's own last.
         """
         if head not in self._file.chain.hashes:
             raise LedgerError(
                 self._file.chain.source,
-                f"{head} was its last line once and is none of its lines now: the ledger is an older copy, or a copy "
-                "of it was used elsewhere. Put back the newest one",
+                "at this line, or at an earlier one, it parted from the ledger that the server was told of: "
+                f"{head} was its last line then and is none of its lines now. It is an older copy, or a copy of it was "
+                "used elsewhere: put back the newest one",
                 line=len(self._file.chain.hashes) + 1,
             )
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from scaleot_core.bundle.files import new_directory, replace_file, sync_directory, write_synced
 from scaleot_core.errors import InputError, LedgerError, OutputError
+from scaleot_core.privacy.ledger_content import first_other_line, read_lines
 from scaleot_core.privacy.ledger_head import HEAD_FILE, check_head, encode_head, mirrored_head, read_head
 from scaleot_core.privacy.ledger_lines import (
     Committed,
@@ -166,7 +167,23 @@ class LedgerFile:
         except OSError:
             is_the_same = False
         if not is_the_same or status.st_size != self._size_bytes:
-            raise LedgerError(str(self._directory), "it was changed by another hand while this process had it open")
+            raise LedgerError(
+                str(self._directory),
+                "the ledger was changed by another hand, from this line on, while this process had it open",
+                line=self._first_changed_line(),
+            )
+
+    def _first_changed_line(self) -> int:
+        """Returns the first line on the disk that is not as this process left it.
+
+        It is 1 where there are no lines, or all are as they were and in another file, which this process cannot write.
+        """
+        try:
+            content = (self._directory / LINES_FILE).read_bytes()
+        except OSError:
+            return 1
+        line = first_other_line(self.chain, content)
+        return 1 if line > len(self.chain.hashes) and len(content) == self._size_bytes else line
 
     def _lost_release(self, path: Path, fault: str, line: int) -> LedgerError:
         hint = "put back a copy of the file; the round cannot be released with another noise"
@@ -194,7 +211,7 @@ def open_ledger_file(directory: Path, *, now: datetime, mirror: Path | None = No
         heads = (directory / HEAD_FILE, *mirrored)
         for path in mirrored:
             if os.path.lexists(path):
-                check_head(chain, read_head(path, chain.source), str(path))
+                check_head(chain, read_head(path, chain.source, lines=directory / LINES_FILE), str(path))
         with _writing(directory):
             if unfinished:
                 _cut_off(directory / LINES_FILE, chain, unfinished, now)
@@ -231,30 +248,16 @@ def _read(directory: Path) -> tuple[LedgerChain, bytes]:
     """Returns the verified lines, and what stands behind them: empty, or the start of a line never acknowledged."""
     chain = LedgerChain(str(directory))
     _check_is_ledger(directory)
-    head = read_head(directory / HEAD_FILE, chain.source)  # first: a writer may add lines while we read
+    lines = directory / LINES_FILE
+    head = read_head(directory / HEAD_FILE, chain.source, lines=lines)  # first: a writer may add lines while we read
     try:
-        content = (directory / LINES_FILE).read_bytes()
+        content = lines.read_bytes()
     except OSError as error:
-        raise LedgerError(chain.source, f"{LINES_FILE} cannot be read: {error.strerror or error}") from error
-    unfinished = _read_lines(chain, content, acknowledged=head.number)
+        fault = f"{lines} cannot be read: {error.strerror or error}; put back the newest copy of the ledger"
+        raise LedgerError(chain.source, fault, line=1) from error
+    unfinished = read_lines(chain, content, acknowledged=head.number)
     check_head(chain, head, HEAD_FILE)
     return chain, unfinished
-
-
-def _read_lines(chain: LedgerChain, content: bytes, *, acknowledged: int) -> bytes:
-    """Adds the lines of ``content`` to a chain and returns what remains of an interrupted write.
-
-    An interrupted write leaves part of a line without its end or, after a power cut, a last line with blocks missing.
-    """
-    *lines, rest = content.split(b"\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            chain.read_line(line)
-        except LedgerError:
-            if acknowledged < number == len(lines) and not rest:
-                return line + b"\n"
-            raise
-    return rest
 
 
 def _cut_off(path: Path, chain: LedgerChain, unfinished: bytes, now: datetime) -> None:

@@ -33,21 +33,25 @@ def encode_head(chain: LedgerChain) -> bytes:
     return write_document(LedgerHead(head=chain.head, number=len(chain.hashes))) + b"\n"
 
 
-def read_head(path: Path, source: str) -> LedgerHead:
-    """Reads a head file of the ledger ``source``; raises ``LedgerError`` if it is missing or damaged."""
+def read_head(path: Path, source: str, *, lines: Path) -> LedgerHead:
+    """Reads a head file of the ledger ``source``, whose lines are in the file ``lines``.
+
+    Raises:
+        LedgerError: the head is missing or damaged. At fault is then the last line, which no head vouches for.
+    """
     try:
         return LedgerHead.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise LedgerError(source, f"{path} cannot be read: {error.strerror or error}") from error
+        raise _lost_head(path, source, f"cannot be read: {error.strerror or error}", lines) from error
     except ValidationError as error:
-        raise LedgerError(source, f"{path} is damaged: expected the head of a ledger; put back a copy of it") from error
+        raise _lost_head(path, source, "is damaged", lines) from error
 
 
 def check_head(chain: LedgerChain, head: LedgerHead, place: str) -> None:
     """Checks that a chain has the line that was its last one once, as ``place`` says.
 
     Raises:
-        LedgerError: the line is missing or another.
+        LedgerError: the line is missing or another; an earlier one may be another already.
     """
     if head.number > len(chain.hashes):
         raise LedgerError(
@@ -57,5 +61,22 @@ def check_head(chain: LedgerChain, head: LedgerHead, place: str) -> None:
             line=len(chain.hashes) + 1,
         )
     if chain.hashes[head.number - 1] != head.head:
-        fault = f"{place} names it as {head.head}, got {chain.hashes[head.number - 1]}: it is not the same ledger"
-        raise LedgerError(chain.source, fault, line=head.number)
+        raise LedgerError(
+            chain.source,
+            f"{place} names it as {head.head}, got {chain.hashes[head.number - 1]}: it is not the same ledger, from "
+            "this line or an earlier one on. Put back the newest one",
+            line=head.number,
+        )
+
+
+def _lost_head(path: Path, source: str, fault: str, lines: Path) -> LedgerError:
+    hint = "expected the head of the ledger, which names its last line; put back a copy of the head"
+    return LedgerError(source, f"{path} {fault}: {hint}", line=_last_line(lines))
+
+
+def _last_line(lines: Path) -> int:
+    """Returns the number of the last line that has its end; 1 where there is none."""
+    try:
+        return max(1, lines.read_bytes().count(b"\n"))
+    except OSError:
+        return 1

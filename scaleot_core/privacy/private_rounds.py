@@ -121,6 +121,7 @@ def noise_budget(asked: AskedTraining, num_examples: int, budget: PrivacyBudget)
         count=request.rounds * asked.releases_per_round,
         dimension=request.num_directions if request.sends_scalars else 1,
         norm="L1" if asked.noise == "lmo" else "L2",
+        unit=unit_of(request.mechanism),
     )
 
 

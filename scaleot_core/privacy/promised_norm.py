@@ -15,8 +15,8 @@ from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
 from scaleot_core.privacy.dp_sgd import DPSGD
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.private_rounds import AskedTraining
-from scaleot_core.privacy.update_noise import UpdateGaussian
 from scaleot_core.shapes import TensorDict
+from scaleot_core.training.local import ADAMW_BETAS
 
 _DEVIATIONS = 7.0
 """Of a normal value, beyond which lie 1e-12."""
@@ -30,7 +30,7 @@ def check_promised_norm(asked: AskedTraining, event: PrivacyEvent, update: Adapt
     """Checks that an update is no longer than its mechanism's bound and the noise that it names allow.
 
     ``event`` is what ``promised_event`` read, ``base`` the round's adapter. Under dp-sgd by AdamW, whose steps are
-    about as long whatever the gradient, nothing follows, and the run's own bound of any update is all there is.
+    about as long whatever the gradient, only the number of steps and their rate bound the update.
 
     Raises:
         UpdateRejectedError: it is longer (NORM).
@@ -39,12 +39,10 @@ def check_promised_norm(asked: AskedTraining, event: PrivacyEvent, update: Adapt
         bound = _sum_bound(asked, event, update.num_examples, asked.privacy.num_directions)
         norm = float(update.state[SCALARS].double().norm(dim=1).max()) / CELLS_PER_UNIT
         what = "the scalars of a step, over the clipping norm"
-    elif asked.privacy.mechanism == UpdateGaussian.name or asked.optimizer == "sgd":
+    else:
         bound = _update_bound(asked, event, update, base)
         norm = step_norm(update.state, base)
         what = "the step from the round's adapter"
-    else:
-        return
     if not norm <= bound * (1 + _ROUNDING):
         expected = f"{what}: a norm of at most {bound:.4g}, by its clipping and the noise that it names"
         raise UpdateRejectedError(Reason.NORM, client=update.client, expected=expected, got=f"{norm:.4g}")
@@ -53,10 +51,26 @@ def check_promised_norm(asked: AskedTraining, event: PrivacyEvent, update: Adapt
 def _update_bound(asked: AskedTraining, event: PrivacyEvent, update: AdapterUpdate, base: TensorDict) -> float:
     size = sum(tensor.numel() for tensor in base.values())
     rounding = 1e-6 * math.sqrt(sum(float(tensor.double().square().sum()) for tensor in base.values()))
+    if asked.privacy.mechanism == DPSGD.name and asked.optimizer == "adamw":
+        return asked.learning_rate * math.sqrt(size) * _adamw_bound(asked.local_steps) + asked.local_steps * rounding
     if asked.privacy.mechanism == DPSGD.name:
         step = _sum_bound(asked, event, update.num_examples, size) * asked.privacy.max_grad_norm / asked.batch_size
         return asked.local_steps * (asked.learning_rate * step + rounding)
     return asked.privacy.max_grad_norm * (1 + _noise_bound(event, size)) + rounding
+
+
+def _adamw_bound(steps: int) -> float:
+    """Bounds how far so many steps of AdamW, at rate 1 and without weight decay, move one number.
+
+    Its moments are sums over the same gradients, with weights that fall by beta 1 and beta 2 a step: by the inequality
+    of Cauchy and Schwarz the first is at most ``(1 - beta 1) sqrt(series / (1 - beta 2))`` times the second's root.
+    Kingma and Ba (2015, section 2.1) give the bound for a single gradient that is not zero.
+    """
+    beta_1, beta_2 = ADAMW_BETAS
+    step = np.arange(1, steps + 1)
+    series = np.cumsum((beta_1**2 / beta_2) ** (step - 1))
+    corrected = np.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+    return float(((1 - beta_1) * np.sqrt(series / (1 - beta_2)) * corrected).sum())
 
 
 def _sum_bound(asked: AskedTraining, event: PrivacyEvent, num_examples: int, size: int) -> float:

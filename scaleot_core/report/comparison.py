@@ -72,6 +72,8 @@ class ComparedRow:
     stage_one_seconds: float | None
     """Importance and build when they were computed; none where a shipped result does not say."""
     importance: tuple[float, ...] | None
+    budgets: tuple[Mapping[str, Any], ...]
+    """Of privacy, each once: mechanism, epsilon, delta, unit, neighbouring, sampling; empty without a mechanism."""
 
     @property
     def task(self) -> str:
@@ -117,6 +119,7 @@ class ComparedRow:
             "verbatim_share": self.verbatim_share,
             "size_share": self.size_share,
             "stage_one_seconds": self.stage_one_seconds,
+            **({"budgets": [dict(budget) for budget in self.budgets]} if self.budgets else {}),
         }
 
 
@@ -180,7 +183,8 @@ def summarize(points: Sequence[Point], config: Mapping[str, Any], versions: Mapp
     """Returns the comparison of the points, with one row for all that differ in the seed alone.
 
     A point is what a bench returns for one run: ``labels``, ``seed``, ``results`` (figures by model), ``emulator``,
-    ``failed``, and ``attacks``, which older points lack. Rows stand in the order in which the points first name them.
+    ``failed``, ``budgets`` under a mechanism of privacy, and ``attacks``; older points lack the last two. Rows stand in
+    the order in which the points first name them.
     """
     return Comparison(_rows(points), _rows(_means_over_tasks(points)), tuple(points), config, versions)
 
@@ -276,6 +280,7 @@ def _mean_point(points: Sequence[Point]) -> Point:
         },
         "attacks": None,
         "failed": "; ".join(failed) or None,
+        "budgets": _budgets(points),
     }
 
 
@@ -311,7 +316,13 @@ def _row(points: Sequence[Point]) -> ComparedRow:
         size_share=statistics.mean(emulator["size_share"] for emulator in emulators),
         stage_one_seconds=None if None in stage_one else statistics.mean(s for s in stage_one if s is not None),
         importance=None if importance is None else tuple(importance),
+        budgets=tuple(_budgets(points)),
     )
+
+
+def _budgets(points: Sequence[Point]) -> list[Mapping[str, Any]]:
+    every = [budget for point in points for budget in point.get("budgets", ())]
+    return [same[0] for same in grouped(every, lambda budget: budget)]
 
 
 def _figures(points: Sequence[Point], model: str) -> dict[str, Spread]:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scaleot_core.privacy.units import PrivacyScope
 from scaleot_core.report.comparison import (
     ATTACK_TITLES,
     ComparedRow,
@@ -12,6 +13,7 @@ from scaleot_core.report.comparison import (
     Floor,
     Spread,
     best_row,
+    grouped,
 )
 from scaleot_core.report.document import MODEL_TITLES, binomial_error
 from scaleot_core.report.phrases import MEASURES, counted, percent, points
@@ -44,9 +46,15 @@ def table_cells(rows: Sequence[ComparedRow]) -> list[dict[str, str]]:
 
 
 def notes(rows: Sequence[ComparedRow]) -> str:
-    """Says what the columns of a table are that do not say it themselves."""
+    """Says what the columns of a table are that do not say it themselves, and what each budget of privacy is about."""
     measured = any(row.headline(model) for row in rows for model in ATTACK_TITLES)
-    return f"{DELTA_NOTE}; {ATTACKS_NOTE}" if measured else DELTA_NOTE
+    budgets = grouped([budget for row in rows for budget in row.budgets], lambda budget: budget)
+    return "; ".join([DELTA_NOTE, *([ATTACKS_NOTE] if measured else []), *(_budget_text(same[0]) for same in budgets)])
+
+
+def _budget_text(budget: Mapping[str, Any]) -> str:
+    about = PrivacyScope.from_json(budget).at_delta(budget["delta"])
+    return f"{budget['mechanism']}: epsilon up to {budget['epsilon']:g} {about}"
 
 
 def _cells(row: ComparedRow, attacks: Sequence[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from scaleot_core.compression.plan import LayerRole
 from scaleot_core.evaluation import Metrics
+from scaleot_core.privacy.units import PrivacyScope
 from scaleot_core.report.files import json_text
 from scaleot_core.report.model_privacy import ReportedModelPrivacy
 
@@ -160,7 +161,8 @@ class ReportedPrivacy:
     mechanism: str
     epsilon_spent: float | None
     delta: float | None
-    unit: str | None
+    scope: PrivacyScope | None
+    """What every epsilon here is about."""
     clients: tuple[Mapping[str, Any], ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -169,7 +171,7 @@ class ReportedPrivacy:
             "mechanism": self.mechanism,
             "epsilon_spent": self.epsilon_spent,
             "delta": self.delta,
-            "unit": self.unit,
+            **(dict.fromkeys(("unit", "neighbouring", "sampling")) if self.scope is None else self.scope.to_json()),
             "clients": [dict(client) for client in self.clients],
         }
 

@@ -98,16 +98,17 @@ def _limits(report: Report) -> list[str]:
         "The gap between plug-in and tuned emulator is a gap in utility on this task, no proof of secrecy: a data "
         "owner who tunes the whole emulator, or has other text, may get more out of it than the row shows.",
     ]
-    if report.privacy.epsilon_spent is None:
+    if report.privacy.scope is None:
         limits.append(
             "The updates carried no differential privacy. That only adapters travel does not protect the data owners' "
             "text: an adapter update can leak it to whoever sees it. The seal of the bundle protects the emulator only."
         )
     else:
         limits.append(
-            f"Epsilon holds for {report.privacy.unit}: somebody with several records has several times that. How many "
-            "records a data owner declares, and that it has any, is public, and the time that a round takes is not "
-            "hidden. What each client spent is reckoned from the noise that it says it added; its own ledger counts."
+            f"Epsilon holds for {report.privacy.scope.unit}: somebody with several records has several times that. "
+            "How many records a data owner declares, and that it has any, is public, and the time that a round takes "
+            "is not hidden. What each client spent is reckoned from the noise that it says it added; its own ledger "
+            "counts."
         )
     limits.append("All parties ran on one machine. What a network adds in time and faults is not in these figures.")
     return limits

@@ -123,12 +123,12 @@ def refusals_line(report: Report) -> str | None:
 def privacy_line(report: Report) -> str:
     """Says what the data owners' mechanism guarantees."""
     privacy = report.privacy
-    if privacy.epsilon_spent is None:
+    if privacy.epsilon_spent is None or privacy.delta is None or privacy.scope is None:
         return f"mechanism {privacy.mechanism}: no guarantee; updates can leak training text"
-    spent = f"epsilon {no_less(privacy.epsilon_spent)} at delta {privacy.delta:g}, unit {privacy.unit}"
+    spent = f"epsilon {no_less(privacy.epsilon_spent)} {privacy.scope.at_delta(privacy.delta)}"
     if privacy.mechanism == "client-level":  # the server's noise: there is no ledger
         return f"{privacy.mechanism}, {spent}"
-    return f"{privacy.mechanism}, {spent}, by the accepted updates: what was refused or lost counts in the ledgers too"
+    return f"{privacy.mechanism}, {spent}; by the accepted updates: what was refused or lost counts in the ledgers too"
 
 
 def seconds_line(report: Report) -> str:

@@ -26,6 +26,8 @@ OptimizerName: TypeAlias = Literal["adamw", "sgd"]
 
 POOLED_BATCHES = 8
 """Batches whose examples are sorted by length together."""
+ADAMW_BETAS = (0.9, 0.999)
+"""How AdamW's two moments fall with each step."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def make_optimizer(
     """Returns plain SGD, or AdamW without weight decay."""
     if name == "sgd":
         return torch.optim.SGD(parameters, learning_rate)
-    return torch.optim.AdamW(parameters, learning_rate, weight_decay=0.0)
+    return torch.optim.AdamW(parameters, learning_rate, ADAMW_BETAS, weight_decay=0.0)
 
 
 def _batches(

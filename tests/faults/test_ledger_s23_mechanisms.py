@@ -17,10 +17,13 @@ from typing import Any
 import pytest
 
 from fl_clients.session import EmulatorShelf, take_part
-from scaleot_core.federation.messages import Payload, digest_of
+from scaleot_core.federation.messages import Payload, UpdateStatement, decode_statement, digest_of
+from scaleot_core.federation.signing import claimed
 from scaleot_core.privacy.accountant import epsilon_of
+from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.ledger_file import read_chain
 from scaleot_core.privacy.ledger_lines import Committed
+from scaleot_core.privacy.ledger_summary import summarise
 from scaleot_core.privacy.secret_random import SecretSource
 from tests.support.kills import FORK
 from tests.support.ledgers import RUN
@@ -36,6 +39,7 @@ KILLS = 25
 PLANNED_ROUNDS = 200
 """Room for every death, each of which may cost its round's charge once more."""
 STEPS = 2
+DELTA = 1e-3
 
 
 def tell_of_first_draws(rounds: Sequence[int], path: Path) -> None:
@@ -93,11 +97,14 @@ def check_the_record(home: Path, outside: Path) -> None:
 def test_s23_a_trainer_killed_around_releases_never_has_two_noises_nor_one_uncharged(
     tmp_path: Path, mechanism: str, kills: int
 ) -> None:
-    own = f'[privacy]\nepsilon = 8.0\ndelta = 1e-3\nmechanisms = ["{mechanism}"]\n'
+    own = f'[privacy]\nepsilon = 8.0\ndelta = {DELTA}\nmechanisms = ["{mechanism}"]\n'
     federation = private_federation(tmp_path, mechanism, own=own, clients=2, examples=(8, 8))
     home, other = federation.data_owner_directories
     asked = {"local_steps": STEPS, "privacy": privacy_request(mechanism, rounds=PLANNED_ROUNDS)}
-    take_part(other, instructions(federation, client="clinic-1", **asked), SHELF, now=NOW)
+    answer = take_part(other, instructions(federation, client="clinic-1", **asked), SHELF, now=NOW)
+    said = decode_statement(claimed(answer.statement), UpdateStatement).privacy
+    assert said is not None, "and both are asked for the same noise, who declare as many records"
+    of_a_round = PrivacyEvent(said.noise, said.parameters, said.sample_rate, said.count)
     requests = [
         instructions(federation, round=number, nonce=f"{number:064x}", **asked) for number in range(1, PLANNED_ROUNDS)
     ]
@@ -118,6 +125,5 @@ def test_s23_a_trainer_killed_around_releases_never_has_two_noises_nor_one_uncha
         committed = sum(isinstance(entry, Committed) for entry in chain.entries)
         assert committed > 0, "the trainer got on between the kills"
         assert len(chain.reserved) > committed, "some kills fell between a charge and its release"
-    events = [event for reserved in chain.reserved for event in reserved.events]
     drawn = len(told(tmp_path / "drawn"))
-    assert epsilon_of(events, 1e-3) >= epsilon_of(events[:drawn], 1e-3) > 0
+    assert 0 < epsilon_of([of_a_round.times(drawn)], DELTA) <= summarise(chain, epsilon_of).spent_epsilon

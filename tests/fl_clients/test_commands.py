@@ -95,7 +95,7 @@ def test_the_table_names_unit_neighbours_sampling_and_every_release(
     capsys.readouterr()
     assert budget(directory) == 0
     printed = capsys.readouterr().out
-    for said in ("one training record", "add/remove", "every record in every release", "0.001", "epsilon 4"):
+    for said in ("one training record", "add/remove", "without sampling", "0.001", "epsilon 4"):
         assert said in printed
     rows = [line.split() for line in printed.splitlines() if "run-7" in line]
     assert [row[2:6] for row in rows] == [

@@ -3,7 +3,7 @@
 import gzip
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from flwr.app import Message
 
+from fl_clients.client_app import app
 from fl_clients.own_ledger import create_own_ledger
 from fl_clients.policy import read_data_owner_file
-from fl_clients.refusal import refuse
+from fl_clients.refusal import FAILURE_LOG, refuse
 from fl_clients.session import EmulatorShelf, take_part
+from fl_server.grid import InProcessGrid
+from fl_server.wire import from_records, to_records
 from scaleot_core.errors import BudgetExhaustedError, InputError, InstructionsRefusedError, LedgerError
 from scaleot_core.federation.messages import Payload, Refusal, UpdateStatement, decode_statement, digest_of
 from scaleot_core.federation.signing import claimed
@@ -196,7 +200,7 @@ def test_a_ledger_of_records_is_not_charged_in_whole_data_sets(tmp_path: Path) -
     federation = private_federation(tmp_path, "dp-sgd", clients=1)
     part(federation)
     rewrite_data_owner(federation.data_owner_directories[0], '["dp-sgd", "dpzero"]', '["update-gaussian"]')
-    with pytest.raises(LedgerError, match="another unit"):
+    with pytest.raises(LedgerError, match="line 1: it is of another unit"):
         part(federation, round=2, privacy=privacy_request("update-gaussian"))
 
 
@@ -208,7 +212,7 @@ def test_other_records_need_another_ledger(tmp_path: Path) -> None:
     (directory / "other.jsonl").write_text('{"text": "the clinic saw a patient"}\n' * 8)
     with pytest.raises(LedgerError, match="another data set") as refused:
         part(federation, round=2)
-    assert refused.value.exit_code == 3
+    assert (refused.value.line, refused.value.exit_code) == (1, 3)
 
 
 def test_what_is_told_of_the_records_is_what_their_owner_declares_whatever_they_are(tmp_path: Path) -> None:
@@ -281,7 +285,7 @@ def test_s23_a_ledger_that_went_back_is_noticed_by_the_head_that_the_server_saw(
     shutil.copytree(tmp_path / "backup", ledger)
     with pytest.raises(LedgerError, match="older copy") as refused:
         part(federation, round=2, ledger_head=said.ledger_head)
-    assert refused.value.exit_code == 3
+    assert (refused.value.line, refused.value.exit_code) == (2, 3)
     assert not any(isinstance(entry, Reserved) for entry in ledger_entries(federation))
 
 
@@ -291,3 +295,44 @@ def test_a_ledger_that_went_on_has_every_head_that_the_server_saw(tmp_path: Path
     assert said is not None
     part(federation, round=2, ledger_head=said.ledger_head)
     assert sum(isinstance(entry, Committed) for entry in ledger_entries(federation)) == 2
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+DAMAGES: list[tuple[Callable[[list[bytes]], list[bytes]], int]] = [
+    (lambda lines: [lines[0], lines[1].replace(b'"round":1', b'"round":7'), *lines[2:]], 2),  # tampered with
+    (lambda lines: [*lines[:3], lines[3][:40]], 4),  # truncated within a line
+    (lambda lines: lines[:2], 3),  # truncated behind a line
+    (lambda lines: [], 1),
+]
+"""What was done to a ledger of five lines, and the line at fault."""
+
+
+def test_a_client_whose_ledger_was_damaged_releases_nothing_and_its_owner_alone_learns_the_line(tmp_path: Path) -> None:
+    federation = private_federation(tmp_path, "dp-sgd", clients=1)
+    part(federation)
+    part(federation, round=2)
+    (directory,) = federation.data_owner_directories
+    ledger, log = directory / "ledger", directory / FAILURE_LOG
+    whole = (ledger / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    grid = InProcessGrid(app, [{"data-owner": str(directory)}])
+    for change, line in DAMAGES:
+        (ledger / "ledger.jsonl").write_bytes(b"".join(change(whole)))
+        before = files_in(ledger)
+        for number in (2, 3):  # one that was released, whose bytes are still there, and a new one
+            asked = instructions(federation, round=number, nonce=f"{number:064x}")
+            with pytest.raises(LedgerError) as stopped:
+                take_part(directory, asked, SHELF, now=NOW)
+            assert stopped.value.line == line
+            (reply,) = grid.send_and_receive([Message(to_records(asked), next(iter(grid.get_node_ids())), "train")])
+            answer = from_records(reply.content)
+            refusal = decode_statement(claimed(answer.statement), Refusal)
+            assert refusal == Refusal(nonce=f"{number:064x}", code="privacy.ledger"), "a code and no text"
+            assert answer.tensors == b"" and str(directory) not in str(reply)
+            said = [text for text in log.read_text().splitlines() if text.startswith("scaleot_core.errors.LedgerError")]
+            assert len(said) == 1
+            assert f"privacy ledger {ledger}, line {line}: " in said[0]
+            log.unlink()
+        assert files_in(ledger) == before

@@ -111,6 +111,8 @@ def test_every_case_does_its_work_on_the_model_of_the_run_file(tmp_path: Path) -
         "client step, emulator": trained["client step, full model"] // 3,  # two layers of six
         "client step, dp-sgd": trained["client step, emulator"],
         "client step, dpzero": trained["client step, emulator"],
+        "client step, lmo-dp": trained["client step, emulator"],
+        "client step, update-gaussian": trained["client step, emulator"],
         "client step, full model": trained["client step, full model"],
         "plug-in evaluation": 0,
     }
@@ -120,6 +122,8 @@ def test_every_case_does_its_work_on_the_model_of_the_run_file(tmp_path: Path) -
         "client step, emulator": 4 * 11,
         "client step, dp-sgd": 4 * 11,
         "client step, dpzero": 4 * 11,
+        "client step, lmo-dp": 4 * 11,
+        "client step, update-gaussian": 4 * 11,
         "client step, full model": 4 * 11,
         "plug-in evaluation": 204 * 10,  # as many rows of ten as make no more than 2048 tokens
     }
@@ -129,12 +133,16 @@ def test_every_case_does_its_work_on_the_model_of_the_run_file(tmp_path: Path) -
     scalars = federation.rounds * federation.local_steps * directions * 4
     assert (
         sent["client step, dp-sgd"]
+        == sent["client step, update-gaussian"]
         == sent["client step, emulator"]
         > federation.rounds * 4 * trained["client step, emulator"]
     )
     assert scalars < sent["client step, dpzero"] < scalars + federation.rounds * 128  # names and shapes beside them
+    assert sent["client step, lmo-dp"] < sent["client step, dpzero"]
     assert sent["inference, emulator"] == 0
     assert flops["client step, dpzero"] > 2 * directions * flops["inference, emulator"] * 0.9
+    assert flops["client step, lmo-dp"] == pytest.approx(flops["client step, dpzero"] * 8 / directions, rel=0.1)
+    assert flops["client step, update-gaussian"] == flops["client step, emulator"]
 
 
 def test_gradient_checkpointing_costs_a_second_forward_pass(tmp_path: Path) -> None:

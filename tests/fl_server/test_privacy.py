@@ -56,6 +56,7 @@ def test_a_simulation_reports_what_every_client_spent(task: Path, tmp_path: Path
     report = simulate(private_run(task, mechanism), tmp_path, SilentReporter()).to_json()
     privacy = report["privacy"]
     assert (privacy["mechanism"], privacy["delta"], privacy["unit"]) == (mechanism, 0.01, "one training record")
+    assert privacy["neighbouring"] == "add/remove" and "Poisson sampling with secret coins" in privacy["sampling"]
     assert [client["client"] for client in privacy["clients"]] == [f"data-owner-{number}" for number in range(3)]
     assert all(7.5 < client["epsilon_spent"] <= 8.0 for client in privacy["clients"])
     assert privacy["epsilon_spent"] == max(client["epsilon_spent"] for client in privacy["clients"])
@@ -136,11 +137,11 @@ def test_what_privacy_will_cost_is_said_beforehand_and_a_delta_too_large_is_warn
     assert not any("warning" in line for line in planned_lines(quiet, read_data(quiet, SilentReporter()).partitions))
 
 
-def test_check_names_the_unit_of_every_figure_and_compares_the_noises_of_a_few_scalars(task: Path) -> None:
+def test_check_names_what_every_figure_is_about_and_compares_the_noises_of_a_few_scalars(task: Path) -> None:
     run = private_run(task, "dpzero", "privacy.delta=0.001", "privacy.num_directions=1")
     partitions = read_data(run, SilentReporter()).partitions
     for line in planned_lines(run, partitions):
-        assert "at delta 0.001 for one training record, neighbouring data sets by add/remove" in line
+        assert "at delta 0.001 for one training record, neighbouring data sets by add/remove, Poisson sampling" in line
     (line,) = compared_noises(run, partitions)
     assert line.startswith("least for data-owner-0: ")
     assert all(noise in line for noise in ("gaussian", "discrete-gaussian", "laplace", "staircase", "lmo"))
@@ -159,6 +160,11 @@ def test_a_comparison_sets_mechanisms_side_by_side(task: Path, tmp_path: Path) -
     )  # fmt: skip
     points = compare(run, tmp_path / "out", SilentReporter())
     assert [point["labels"]["privacy.mechanism"] for point in points] == ["none", "dp-sgd", "dpzero"]
+    assert [[budget["mechanism"] for budget in point.get("budgets", ())] for point in points] == [
+        [],
+        ["dp-sgd"],
+        ["dpzero"],
+    ]
     assert [point["rounds"][0]["train_loss"] is None for point in points] == [False, True, True]
     assert len({point["results"]["plug_in"]["loss"] for point in points}) == 3
 
@@ -202,7 +208,8 @@ def test_the_server_s_own_noise_is_planned_and_reported_for_whole_clients(
     run = private_run(task, "client-level", *changes)
     line, warning = planned_lines(run, read_data(run, SilentReporter()).partitions)
     assert "server: updates clipped to 1, gaussian noise" in line and "on the sum of 2, 2 releases" in line
-    assert "the trusted server" in line and "delta 0.4" in line and "not below one over the 3 clients" in warning
+    assert "at delta 0.4 for one client" in line and "not below one over the 3 clients" in warning
+    assert line.endswith("the trusted server, neighbouring data sets by zero-out, without sampling")
     report = simulate(run, tmp_path, SilentReporter()).to_json()
     privacy = report["privacy"]
     assert privacy["mechanism"] == "client-level" and "trusted server" in privacy["unit"]
@@ -210,7 +217,7 @@ def test_the_server_s_own_noise_is_planned_and_reported_for_whole_clients(
     assert [one["train_loss"] for one in rounds] == [None, None]
     for client in privacy["clients"]:
         assert client["rounds"] == sum(client["client"] in one["clients"] for one in rounds)
-        assert "zero-out" in client["statement"] and "every record in every release" in client["statement"]
+        assert "zero-out" in client["statement"] and "without sampling" in client["statement"]
     assert 7.5 < privacy["epsilon_spent"] <= 8.0 or max(client["rounds"] for client in privacy["clients"]) < 2
 
 

@@ -15,6 +15,7 @@ from scaleot_core.privacy.audit_bound import chance_of_guesses, lower_bound
 from scaleot_core.privacy.canaries import CANARY_NORM, canary_task, canary_vectors, check_can_be_audited
 from scaleot_core.privacy.dp_sgd import DPSGD
 from scaleot_core.privacy.secret_random import SecretSource
+from scaleot_core.privacy.units import RECORD_UNIT, scope_of
 from scaleot_core.privacy.update_noise import UpdateGaussian
 from scaleot_core.progress import SilentReporter
 from scaleot_core.training.local import LocalTraining
@@ -110,7 +111,7 @@ def test_guesses_say_in_of_the_highest_scores_and_out_of_the_lowest() -> None:
 
 def report(**changes: float) -> AuditReport:
     values = {"canaries": 1000, "guesses": 200, "right": 120, "noise_repeats": False, "lower_bound": 0.3}
-    fixed = {"confidence": 0.95, "claimed_epsilon": 1.0, "delta": DELTA}
+    fixed = {"confidence": 0.95, "claimed_epsilon": 1.0, "delta": DELTA, "scope": scope_of(RECORD_UNIT, [1.0])}
     return AuditReport(mechanism="dpzero", **{**values, **fixed, **changes})  # type: ignore[arg-type]
 
 

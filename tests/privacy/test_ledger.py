@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -179,8 +180,9 @@ def test_a_head_that_the_ledger_once_had_is_in_it_and_any_other_is_not(tmp_path:
             heads.append(ledger.head)
         for head in heads:
             ledger.check_not_rolled_back(head)
-        with pytest.raises(LedgerError, match="older copy"):
+        with pytest.raises(LedgerError, match="older copy") as refused:
             ledger.check_not_rolled_back("ab" * 32)
+    assert refused.value.line == 8, "seven lines are here"
 
 
 def test_s23_a_restored_backup_is_noticed_by_whoever_saw_a_newer_head(tmp_path: Path) -> None:
@@ -194,9 +196,13 @@ def test_s23_a_restored_backup_is_noticed_by_whoever_saw_a_newer_head(tmp_path: 
     shutil.rmtree(place.directory)
     (tmp_path / "backup").rename(place.directory)
     with place.open() as ledger:
-        release(ledger, 2, b"a second noise, were it sent")
-        with pytest.raises(LedgerError, match="older copy"):
+        with pytest.raises(LedgerError, match="line 4: at this line, or at an earlier one, it parted") as refused:
             ledger.check_not_rolled_back(seen_by_the_server)
+        assert refused.value.line == 4, "the first that is missing"
+        release(ledger, 2, b"a second noise, were it sent")
+        with pytest.raises(LedgerError, match="line 6: at this line, or at an earlier one, it parted") as refused:
+            ledger.check_not_rolled_back(seen_by_the_server)
+        assert refused.value.line == 6, "it went on: the two parted at line 5, which the head alone does not say"
 
 
 def test_s23_a_restored_backup_is_noticed_by_the_mirror(tmp_path: Path) -> None:
@@ -218,11 +224,27 @@ def test_s23_a_backup_that_went_on_by_itself_is_noticed_by_the_mirror(tmp_path: 
     shutil.copytree(place.directory, tmp_path / "copy")
     with place.open() as ledger:
         release(ledger, 1, b"noised")
+        release(ledger, 2, b"noised")
     copy = replace(place, directory=tmp_path / "copy", mirror=None)
     with copy.open() as ledger:
         release(ledger, 1, b"another noise")
         release(ledger, 2, b"another noise")
-    with pytest.raises(LedgerError, match="not the same ledger") as refused, replace(copy, mirror=place.mirror).open():
+    with (
+        pytest.raises(LedgerError, match="not the same ledger, from this line or an earlier one on") as refused,
+        replace(copy, mirror=place.mirror).open(),
+    ):
+        pytest.fail("the block must not run")
+    assert refused.value.line == 5, "the one that the mirror knows; the two parted at line 3"
+
+
+def test_a_damaged_mirror_stops_at_the_last_line_which_it_should_name(tmp_path: Path) -> None:
+    place = new_ledger(tmp_path, is_mirrored=True)
+    with place.open() as ledger:
+        release(ledger, 1, b"noised")
+    assert place.mirror is not None
+    (mirrored,) = place.mirror.iterdir()
+    mirrored.write_bytes(b"{}")
+    with pytest.raises(LedgerError, match=f"line 3: {mirrored} is damaged") as refused, place.open():
         pytest.fail("the block must not run")
     assert refused.value.line == 3
 
@@ -314,17 +336,54 @@ def test_bytes_that_changed_are_not_sent_again(tmp_path: Path) -> None:
             ledger.reserve(RUN, 1, [gaussian()], "adapter update", now=NOW)
 
 
-def test_a_ledger_that_another_hand_changes_while_it_is_open_takes_no_further_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda lines: [*lines[:2], lines[2][:-1]], 3),  # cut off
+        (lambda lines: lines[:1], 2),
+        (lambda lines: [], 1),
+        (lambda lines: [*lines, b"x"], 4),  # added to
+        (lambda lines: [*lines, b"x\n", b"y\n"], 4),
+        (lambda lines: [lines[0], *lines[2:]], 2),  # without a line
+        (lambda lines: [lines[0], lines[1].replace(b"adapter", b"another adapter"), lines[2]], 2),
+    ],
+)
+def test_a_ledger_that_another_hand_changes_while_it_is_open_takes_no_further_line(
+    tmp_path: Path, change: Callable[[list[bytes]], list[bytes]], line: int
+) -> None:
+    place = new_ledger(tmp_path)
+    with place.open() as ledger:
+        release(ledger, 1, b"noised")
+        place.lines.write_bytes(b"".join(change(place.lines.read_bytes().splitlines(keepends=True))))
+        with pytest.raises(LedgerError, match=f"line {line}: .*changed by another hand, from this line on") as refused:
+            ledger.reserve(RUN, 2, [gaussian()], "adapter update", now=NOW)
+        assert refused.value.line == line
+
+
+def test_a_ledger_that_goes_on_elsewhere_while_it_is_open_stops_at_the_line_where_the_two_part(tmp_path: Path) -> None:
+    place = new_ledger(tmp_path)
+    shutil.copytree(place.directory, tmp_path / "copy")
+    copy = replace(place, directory=tmp_path / "copy")
+    with copy.open() as ledger:
+        release(ledger, 1, b"another noise")
+        release(ledger, 2, b"another noise")
+    with place.open() as ledger:
+        release(ledger, 1, b"noised")
+        place.lines.write_bytes(copy.lines.read_bytes())  # every line of it verifies
+        with pytest.raises(LedgerError, match="changed by another hand") as refused:
+            ledger.reserve(RUN, 2, [gaussian()], "adapter update", now=NOW)
+    assert refused.value.line == 3, "the same was reserved in line 2, at the same time"
+
+
+def test_a_ledger_whose_file_is_gone_or_another_one_takes_no_further_line(tmp_path: Path) -> None:
     place = new_ledger(tmp_path)
     with place.open() as ledger:
         content = place.lines.read_bytes()
-        for change in (content[:-1], content + b"x"):
-            place.lines.write_bytes(change)
-            with pytest.raises(LedgerError, match="changed by another hand"):
-                ledger.reserve(RUN, 1, [gaussian()], "adapter update", now=NOW)
-        place.lines.unlink()
+        place.lines.rename(tmp_path / "kept")
+        with pytest.raises(LedgerError, match=r"line 1: .*changed by another hand"):
+            ledger.reserve(RUN, 1, [gaussian()], "adapter update", now=NOW)
         place.lines.write_bytes(content)  # another file of the same name: what we write would be nowhere
-        with pytest.raises(LedgerError, match="changed by another hand"):
+        with pytest.raises(LedgerError, match=r"line 1: .*changed by another hand"):
             ledger.reserve(RUN, 1, [gaussian()], "adapter update", now=NOW)
 
 

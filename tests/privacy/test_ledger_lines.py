@@ -181,16 +181,39 @@ def test_another_spelling_of_a_line_is_refused_even_if_its_digest_is_right(
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", b'{"format":"scaleot.ledger-head/2"}'])
 def test_a_damaged_head_stops(five: Place, content: bytes, damage: bytes) -> None:
     five.head.write_bytes(damage)
-    assert "head.json is damaged" in str(fault(five, content))
+    stopped = fault(five, content)
+    assert f"line 5: {five.head} is damaged" in str(stopped)
+    assert stopped.line == 5, "the last one, which the head should name"
+
+
+@pytest.mark.parametrize(("kept_lines", "line"), [(0, 1), (1, 1), (4, 4)])
+def test_a_damaged_head_is_said_of_the_last_line_that_there_is(
+    five: Place, content: bytes, kept_lines: int, line: int
+) -> None:
+    five.head.write_bytes(b"{}")
+    assert fault(five, b"".join(content.splitlines(keepends=True)[:kept_lines])).line == line
 
 
 def test_a_missing_file_stops_and_is_not_taken_for_a_new_ledger(five: Place, content: bytes) -> None:
-    for path in (five.head, five.lines):
+    for path, line in ((five.head, 5), (five.lines, 1)):
         kept = path.read_bytes()
         path.unlink()
-        with pytest.raises(LedgerError, match=f"{path.name} cannot be read"), five.open():
+        with pytest.raises(LedgerError, match=f"line {line}: .*{path.name} cannot be read") as stopped, five.open():
             pytest.fail("the block must not run")
+        assert stopped.value.line == line
         path.write_bytes(kept)
+
+
+def test_a_missing_or_emptied_ledger_stops_at_its_first_line_whatever_became_of_the_head(
+    five: Place, content: bytes
+) -> None:
+    assert fault(five, b"").line == 1
+    five.head.write_bytes(b"")
+    assert fault(five, b"").line == 1
+    five.lines.unlink()
+    with pytest.raises(LedgerError) as stopped:
+        five.read()
+    assert stopped.value.line == 1
 
 
 def test_a_line_torn_anywhere_before_it_was_acknowledged_is_cut_off_with_a_note(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 
 import pytest
@@ -12,6 +13,7 @@ from scaleot_core.privacy.promised_norm import check_promised_norm
 from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.progress import SilentReporter
 from scaleot_core.shapes import TensorDict
+from scaleot_core.training.local import make_optimizer
 from tests.support.private_tasks import attached_adapter, private_task, random_examples
 from tests.support.private_updates import privacy_request
 
@@ -46,11 +48,12 @@ def test_an_honest_update_is_within_the_bound(mechanism: MechanismName, epsilon:
 
 
 @pytest.mark.parametrize("mechanism", BOUNDED)
-def test_an_update_that_was_clipped_a_hundred_times_too_wide_is_refused(mechanism: MechanismName) -> None:
+def test_an_update_that_was_clipped_far_too_wide_is_refused(mechanism: MechanismName) -> None:
+    """Ten thousand times: what is longer is the noise, which is short in two dimensions one time in ten thousand."""
     event = event_of(mechanism)
-    update = release(asked(mechanism, max_grad_norm=10.0), event)
+    update = release(asked(mechanism, max_grad_norm=1000.0), event)
     if asked(mechanism).privacy.sends_scalars:  # in cells of its own bound: said in those of the bound that was asked
-        scalars = (100 * update[0].state["scalars"].double()).to(torch.int32)
+        scalars = (1e4 * update[0].state["scalars"].double()).clamp(-(2.0**31), 2.0**31 - 1).to(torch.int32)
         update = dataclasses.replace(update[0], state={"scalars": scalars}), update[1]
     with pytest.raises(UpdateRejectedError) as rejected:
         check_promised_norm(asked(mechanism), event, *update)
@@ -96,6 +99,25 @@ def test_the_scalars_of_the_noise_that_lies_farthest_are_within_the_bound() -> N
         )
 
 
-def test_nothing_follows_for_steps_of_adamw() -> None:
-    wild = AdapterUpdate("clinic", NUM_EXAMPLES, None, {"a": torch.full((3,), 900.0)})
-    check_promised_norm(asked("dp-sgd", optimizer="adamw"), event_of("dp-sgd"), wild, {"a": torch.zeros(3)})
+def test_steps_of_adamw_go_as_far_as_their_rate_lets_them_and_no_farther() -> None:
+    wanted, event = asked("dp-sgd", optimizer="adamw"), event_of("dp-sgd")
+    update, base = release(wanted, event)
+    check_promised_norm(wanted, event, update, base)
+    far = {name: base[name] + 4 * (tensor - base[name]) for name, tensor in update.state.items()}
+    with pytest.raises(UpdateRejectedError):
+        check_promised_norm(wanted, event, dataclasses.replace(update, state=far), base)
+
+
+def test_gradients_that_grow_by_the_ratio_of_adamws_betas_reach_its_bound() -> None:
+    """Where the inequality of Cauchy and Schwarz is an equation at every step."""
+    wanted = dataclasses.replace(asked("dp-sgd", optimizer="adamw"), local_steps=50)
+    moved = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = make_optimizer([moved], "adamw", wanted.learning_rate)
+    for step in range(wanted.local_steps):
+        moved.grad = torch.full((1,), -((0.999 / 0.9) ** step), dtype=torch.float64)
+        optimizer.step()
+    farthest, base = float(moved.detach()), {"a": torch.zeros(1)}
+    for share, is_refused in ((1.0, False), (1.01, True)):
+        update = AdapterUpdate("clinic", NUM_EXAMPLES, None, {"a": torch.tensor([share * farthest])})
+        with pytest.raises(UpdateRejectedError) if is_refused else contextlib.nullcontext():
+            check_promised_norm(wanted, event_of("dp-sgd"), update, base)

@@ -35,7 +35,7 @@ def test_the_document_has_exactly_the_keys_that_tools_rely_on() -> None:
     ]
     assert keys["federation"] == ["rounds", "bytes_down_per_client", "bytes_up_per_client"]
     assert keys["bundle"] == ["bytes", "digest", "recipients"]
-    assert keys["privacy"] == ["mechanism", "epsilon_spent", "delta", "unit", "clients"]
+    assert keys["privacy"] == [*("mechanism", "epsilon_spent", "delta", "unit", "neighbouring", "sampling", "clients")]
     assert keys["model_privacy"] == [
         *("verbatim_share", "gap", "floors", "strong_emulator", "healing", "disclosure", "seconds")
     ]

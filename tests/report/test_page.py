@@ -7,6 +7,7 @@ import pytest
 
 from scaleot_core.errors import OutputError
 from scaleot_core.evaluation import Metrics
+from scaleot_core.privacy.units import PrivacyScope
 from scaleot_core.report import ReportedFederation, ReportedPrivacy, ReportedRound, write_report
 from scaleot_core.report.page import page
 from scaleot_core.report.plots import results_plot
@@ -76,11 +77,12 @@ def test_the_page_states_the_results_and_the_limits(whole_page: str) -> None:
 
 
 def test_the_page_does_not_say_that_privacy_is_missing_where_a_mechanism_was_charged() -> None:
-    report = replace(example_report(), privacy=ReportedPrivacy("dp-sgd", 3.5, 1e-5, "record", ()))
+    scope = PrivacyScope("record", "add/remove", "Poisson sampling")
+    report = replace(example_report(), privacy=ReportedPrivacy("dp-sgd", 3.5, 1e-5, scope, ()))
     text = page(report)
     assert "carried no differential privacy" not in text
     assert "Epsilon holds for record: somebody with several records has several times that" in text
-    assert "dp-sgd, epsilon 3.5 at delta 1e-05, unit record" in text
+    assert "dp-sgd, epsilon 3.5 at delta 1e-05 for record, neighbouring data sets by add/remove" in text
 
 
 def test_text_from_a_run_cannot_become_markup() -> None:

@@ -38,8 +38,9 @@ def example_point(
     settings: dict[str, Any] | None = None,
     failed: str | None = None,
     attacks: dict[str, Any] | None = None,
+    budget: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Returns one point; a failed one has no tuned models, and one of an older version no attacks."""
+    """Returns one point; a failed one has no tuned models, one of an older version no attacks, many no privacy."""
     results = dict(zip(_MODELS, map(figures_of, figures), strict=False))
     if failed is not None:
         del results["emulator_tuned"], results["plug_in"]
@@ -48,6 +49,7 @@ def example_point(
         "seed": seed,
         "results": results,
         **({} if attacks is None else {"attacks": attacks}),
+        **({} if budget is None else {"budgets": [budget]}),
         "emulator": {
             "parameters": 101_234_567,
             "size_bytes": 202_469_134,
