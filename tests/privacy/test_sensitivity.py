@@ -105,7 +105,7 @@ def scalars(attached: AttachedAdapter, rows: int, norm: Norm, max_grad_norm: flo
 
 
 def updates(attached: AttachedAdapter, optimizer: OptimizerName, max_update_norm: float = C) -> Sum:
-    """Without the noise, and without the private data set nothing: the neighbour of every other is the empty one."""
+    """Of a whole data set, whose one neighbour is the empty one: its update is nothing."""
     training = LocalTraining(steps=2, batch_size=2, learning_rate=0.1, optimizer=optimizer)
     mechanism = UpdateGaussian(training, seed=0, max_update_norm=max_update_norm, noise_multiplier=1.0)
     return lambda examples: flat(mechanism.step(private_task(attached, examples), 0, ForgottenNoise()))
