@@ -160,11 +160,10 @@ def _private_step(mechanism: MechanismName) -> Callable[[Setting, ExitStack], Wo
         asked = asked_training(run)
         if asked is None:
             raise AssertionError("a run with a mechanism asks for private training")
-        budget = replace(budget_of(run), epsilon=math.inf, noise_multiplier=1.0)
         if mechanism == "lmo-dp":  # its noise has no single multiplier; how much of it there is costs no time
             event = noisiest(asked.noise, noise_budget(asked, len(examples), budget_of(run)))
         else:
-            event = round_event(asked, len(examples), budget)
+            event = round_event(asked, len(examples), replace(budget_of(run), epsilon=math.inf, noise_multiplier=1.0))
         private = mechanism_for_round(
             asked,
             event,

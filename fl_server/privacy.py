@@ -13,7 +13,7 @@ from scaleot_core.privacy.calibration import best_noise
 from scaleot_core.privacy.client_level import ClientLevelNoise
 from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.private_rounds import AskedTraining, PrivacyBudget, named_event, noise_budget, round_event
-from scaleot_core.privacy.units import PrivacyScope, scope_of, unit_of
+from scaleot_core.privacy.units import scope_of, unit_of
 from scaleot_core.progress import Reporter
 from scaleot_core.report import ReportedPrivacy
 from scaleot_core.run_file import RunFile
@@ -157,13 +157,16 @@ def check_privacy(run: RunFile, partitions: Sequence[Sequence[Record]], reporter
 def planned_budget(run: RunFile, partitions: Sequence[Sequence[Record]]) -> dict[str, Any]:
     """Returns, as JSON values, the budget that all planned rounds keep under a mechanism and what it is about.
 
+    No noise is calibrated for it.
+
     Raises:
-        BudgetExhaustedError, InputError: as ``planned_events``.
+        InputError: a number is out of range.
     """
-    if noise := server_noise(run):
-        scope = _scope([noise.event(1)], client_level.CLIENT_UNIT)
+    if asked := asked_training(run):
+        rates = [noise_budget(asked, len(records), budget_of(run)).sample_rate for records in partitions]
+        scope = scope_of(unit_of(run.privacy.mechanism), rates)
     else:
-        scope = _scope(planned_events(run, partitions).values(), unit_of(run.privacy.mechanism))
+        scope = scope_of(client_level.CLIENT_UNIT, [1.0])
     budget = {"mechanism": run.privacy.mechanism, "epsilon": run.privacy.epsilon, "delta": run.privacy.delta}
     return budget | scope.to_json()
 
@@ -188,7 +191,7 @@ def _reported(run: RunFile, events: Mapping[str, Sequence[PrivacyEvent]], unit: 
     """Returns the figures of each client's events, of which every round has one."""
     clients = tuple(_figures(client, events[client], run.privacy.delta, unit) for client in sorted(events))
     most = max((client["epsilon_spent"] for client in clients), default=0.0)
-    scope = _scope((event for charged in events.values() for event in charged), unit)
+    scope = scope_of(unit, (event.sample_rate for charged in events.values() for event in charged))
     return ReportedPrivacy(run.privacy.mechanism, most, run.privacy.delta, scope, clients)
 
 
@@ -203,7 +206,3 @@ def _figures(client: str, events: Sequence[PrivacyEvent], delta: float, unit: tu
         "sample_rate": max(event.sample_rate for event in events),
         "statement": statement.sentence(),
     }
-
-
-def _scope(events: Iterable[PrivacyEvent], unit: tuple[str, str]) -> PrivacyScope:
-    return scope_of(unit, (event.sample_rate for event in events))

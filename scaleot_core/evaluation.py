@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TypeVar
 
 from torch import nn
@@ -53,8 +53,7 @@ class Metrics:
 
     def to_json(self) -> dict[str, float | int | None]:
         """Returns the figures that exist; one that is not finite, as of a model that diverged, becomes null."""
-        figures = asdict(self)
-        figures.pop("by_record")
+        figures = asdict(replace(self, by_record=None))
         present = {name: value for name, value in figures.items() if value is not None}
         return {name: value if math.isfinite(value) else None for name, value in present.items()}
 

@@ -36,7 +36,6 @@ def ended_by_sigterm() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         if not asked:
             raise
     finally:

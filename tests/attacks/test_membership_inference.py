@@ -37,12 +37,12 @@ from tests.support.attacks import (
     Scores,
     area_under_curve,
     differences_at,
+    forgotten_noise,
     gradient_scores,
     gradients_at,
     loss_drop_scores,
     scalar_scores,
 )
-from tests.support.forgotten_noise import forgotten_noise
 from tests.support.private_tasks import attached_adapter, private_task, random_examples, zeroth_order
 
 CANDIDATES = random_examples(20, seed=1, lengths=(5, 9))

@@ -35,8 +35,14 @@ from scaleot_core.progress import SilentReporter
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import EncodedExample, TextRecord, encode_for_training
 from scaleot_core.training.local import LocalTraining, train_adapter
-from tests.support.attacks import differences_at, gradient_scores, gradients_at, recover_text, scalar_scores
-from tests.support.forgotten_noise import forgotten_noise
+from tests.support.attacks import (
+    differences_at,
+    forgotten_noise,
+    gradient_scores,
+    gradients_at,
+    recover_text,
+    scalar_scores,
+)
 from tests.support.private_tasks import private_task, random_examples, zeroth_order
 from tests.support.tiny_models import FAMILY_CONFIGS, tiny_tokenizer
 from tests.support.tiny_tokenizer import VOCABULARY_SIZE

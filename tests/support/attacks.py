@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from scaleot_core.adapters.adapter import AttachedAdapter
 from scaleot_core.models.layout import layout_for
 from scaleot_core.privacy.losses import example_losses
+from scaleot_core.privacy.noise import NOISES
 from scaleot_core.privacy.per_example import ExampleWay, gradients_of
 from scaleot_core.privacy.release import LocalTask
 from scaleot_core.privacy.secret_random import SecretSource
@@ -38,6 +40,15 @@ class ForgottenNoise(SecretSource):
 
     def normal(self, count: int) -> NDArray[np.float64]:
         return np.zeros(count)
+
+
+@contextmanager
+def forgotten_noise() -> Iterator[SecretSource]:
+    """Lends the source of a client whose noise is zero: normal numbers, and what is drawn by any law of scalars."""
+    with pytest.MonkeyPatch.context() as patch:
+        for law in NOISES.values():
+            patch.setattr(law, "sample", lambda law, source, count: np.zeros(count))
+        yield ForgottenNoise()
 
 
 def change_of(base: TensorDict, update: TensorDict) -> TensorDict:
