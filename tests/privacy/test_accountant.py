@@ -1,7 +1,6 @@
 """The accountant: an upper bound, near dp-accounting's and exact values, over mixtures of mechanisms."""
 
 import math
-from pathlib import Path
 
 import dp_accounting
 import numpy as np
@@ -16,8 +15,6 @@ from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.laplace import Staircase, staircase_of_least_variance
 from scaleot_core.privacy.loss_power import loss_power
 from scaleot_core.privacy.privacy_loss import epsilon_at, parts_of, pure_loss
-
-CHECKS = Path(__file__).parents[3] / "shared" / "checks" / "privacy"
 
 
 def gaussian(noise_multiplier: float, sample_rate: float = 1.0, count: int = 1) -> PrivacyEvent:
@@ -172,16 +169,6 @@ def test_a_statement_names_all_that_a_claim_needs() -> None:
         assert part in sentence
     assert f"{statement.epsilon:.4g}" in sentence
     assert "Nothing was released" in Accountant().statement([], 1e-5).sentence()
-
-
-@pytest.mark.skipif(not CHECKS.is_dir(), reason=f"needs the independent checks in {CHECKS}")
-def test_an_independent_accountant_gives_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(CHECKS))
-    import families  # type: ignore[import-not-found]
-
-    for scale, sample_rate, count in ((1.0, 1.0, 3), (5.0, 0.05, 100)):
-        theirs = families.eps_S(families.S_lap(scale), math.sqrt(2) * scale, 1e-5, sample_rate, count)
-        assert epsilon_of([laplace(scale, sample_rate, count)], 1e-5) == pytest.approx(theirs, rel=0.01)
 
 
 def test_a_process_makes_the_distribution_of_a_kind_once_whoever_asks() -> None:

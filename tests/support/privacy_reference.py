@@ -24,7 +24,7 @@ def example_gradient(attached: AttachedAdapter, example: EncodedExample) -> Tens
     """One example's gradient with plain backward(), as one float64 vector by sorted name."""
     for parameter in attached.trainable().values():
         parameter.grad = None
-    mean_target_loss(attached.model, example).backward()
+    torch.autograd.backward(mean_target_loss(attached.model, example))
     gradients = [
         torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for parameter in attached.trainable().values()
