@@ -87,11 +87,6 @@ class Answer:
         """Whether the organisation need not be asked again: this is its own word, or it is not asked any more."""
         return self.is_accepted or bool(self.envelope) or self.code is Reason.REVOKED
 
-    @property
-    def is_hard_refusal(self) -> bool:
-        """Whether it counts towards a suspension."""
-        return self.code in HARD_REASONS and bool(self.envelope)
-
 
 @dataclass(frozen=True)
 class Round:

@@ -148,18 +148,6 @@ def noisiest(noise: str, budget: NoiseBudget) -> PrivacyEvent:
     return PrivacyEvent(noise, parameters, budget.sample_rate, budget.count)
 
 
-def noise_multiplier_for(
-    epsilon: float, delta: float, *, sample_rate: float, count: int, noise: str = "gaussian", dimension: int = 1
-) -> float:
-    """Returns the least standard deviation, relative to the terms' bound, with which a law keeps a budget.
-
-    Raises:
-        InputError: as ``calibrate`` does.
-    """
-    budget = NoiseBudget(epsilon, delta, sample_rate, count, dimension)
-    return calibrate(noise, budget).law().stddev()
-
-
 def best_noise(budget: NoiseBudget, *, lmo_shape: Mapping[str, float] = LMO_SHAPE) -> NoiseChoice:
     """Returns the noise of least standard deviation that keeps a budget, among all that suit the release.
 

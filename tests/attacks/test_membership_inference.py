@@ -25,7 +25,6 @@ import torch
 from scipy.stats import binom
 
 from scaleot_core.privacy.accountant import epsilon_of
-from scaleot_core.privacy.calibration import noise_multiplier_for
 from scaleot_core.privacy.dp_sgd import DPSGD
 from scaleot_core.privacy.dpzero import DPZero
 from scaleot_core.privacy.mechanism import Mechanism
@@ -43,7 +42,13 @@ from tests.support.attacks import (
     loss_drop_scores,
     scalar_scores,
 )
-from tests.support.private_tasks import attached_adapter, private_task, random_examples, zeroth_order
+from tests.support.private_tasks import (
+    attached_adapter,
+    noise_multiplier_for,
+    private_task,
+    random_examples,
+    zeroth_order,
+)
 
 CANDIDATES = random_examples(20, seed=1, lengths=(5, 9))
 NON_MEMBERS = random_examples(20, seed=2, lengths=(5, 9))

@@ -20,7 +20,7 @@ from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
 from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.models.layout import layout_for
 from scaleot_core.privacy.accountant import epsilon_of
-from scaleot_core.privacy.calibration import NoiseBudget, calibrate, noise_multiplier_for
+from scaleot_core.privacy.calibration import NoiseBudget, calibrate
 from scaleot_core.privacy.dp_sgd import DPSGD
 from scaleot_core.privacy.dpzero import DPZero
 from scaleot_core.privacy.lmo_dp import LMODP
@@ -43,7 +43,7 @@ from tests.support.attacks import (
     recover_text,
     scalar_scores,
 )
-from tests.support.private_tasks import private_task, random_examples, zeroth_order
+from tests.support.private_tasks import noise_multiplier_for, private_task, random_examples, zeroth_order
 from tests.support.tiny_models import FAMILY_CONFIGS, tiny_tokenizer
 from tests.support.tiny_tokenizer import VOCABULARY_SIZE
 

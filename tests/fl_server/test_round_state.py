@@ -52,7 +52,6 @@ def test_what_is_not_signed_takes_nothing_from_the_organisation() -> None:
     assert not current.is_settled("a")
     current = current.assign(asked(attempt=2)).receive(update(attempt=2))
     assert list(current.accepted) == ["a"]
-    assert not any(answer.is_hard_refusal for answer in current.answers)
 
 
 @pytest.mark.parametrize(

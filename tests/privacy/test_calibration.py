@@ -12,7 +12,6 @@ from scaleot_core.privacy.calibration import (
     calibrate,
     check_rounds_fit,
     largest_count,
-    noise_multiplier_for,
 )
 from scaleot_core.privacy.events import PrivacyEvent
 
@@ -58,7 +57,7 @@ def test_for_many_sampled_releases_the_exact_gaussian_is_chosen() -> None:
 
 
 def test_calibrated_noise_keeps_the_budget_and_a_little_less_does_not() -> None:
-    multiplier = noise_multiplier_for(2.0, 1e-5, sample_rate=0.05, count=100)
+    multiplier = calibrate("gaussian", NoiseBudget(2.0, 1e-5, sample_rate=0.05, count=100)).law().stddev()
     for share, keeps in ((1.0, True), (0.999, False)):
         event = PrivacyEvent("gaussian", {"noise_multiplier": share * multiplier}, 0.05, 100)
         assert (epsilon_of([event], 1e-5) <= 2.0) is keeps

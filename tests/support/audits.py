@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from scaleot_core.privacy.accountant import epsilon_of
 from scaleot_core.privacy.audit import AuditReport, audit_mechanism
-from scaleot_core.privacy.calibration import noise_multiplier_for
 from scaleot_core.privacy.canaries import CANARY_NORM, AuditedMechanism, canary_task
 from scaleot_core.privacy.directions import direction_key
 from scaleot_core.privacy.dp_sgd import DPSGD
@@ -12,6 +11,7 @@ from scaleot_core.privacy.dpzero import DPZero
 from scaleot_core.privacy.secret_random import SecretSource
 from scaleot_core.privacy.zeroth_order import ZerothOrder
 from scaleot_core.progress import SilentReporter
+from tests.support.private_tasks import noise_multiplier_for
 
 DELTA, STEPS = 1e-5, 4
 

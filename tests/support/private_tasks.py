@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
 from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
+from scaleot_core.privacy.calibration import NoiseBudget, calibrate
 from scaleot_core.privacy.directions import direction_key
 from scaleot_core.privacy.per_example import ExampleWay
 from scaleot_core.privacy.release import LocalTask
@@ -66,6 +67,13 @@ def zeroth_order(**changes: float) -> ZerothOrder:
         "rows": 4,
     }
     return ZerothOrder(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def noise_multiplier_for(
+    epsilon: float, delta: float, *, sample_rate: float, count: int, noise: str = "gaussian"
+) -> float:
+    """Returns the least standard deviation, relative to the terms' bound, with which a law keeps a budget."""
+    return calibrate(noise, NoiseBudget(epsilon, delta, sample_rate, count)).law().stddev()
 
 
 def flat(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
