@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from scaleot_core.report.document import MODEL_TITLES
 from scaleot_core.report.files import json_text_by_lines
-from scaleot_core.report.phrases import HEADLINE_SHARES, MEASURES
+from scaleot_core.report.phrases import HEADLINE_SHARES, MEASURES, counted
 
 TASK, BUILDER = "task", "builder"
 """The two labels that every point has; each other one is the variant, or what varies."""
@@ -17,8 +17,7 @@ NOT_FINITE = "a figure of the tuned models is not finite"
 
 _TUNED = ("emulator_tuned", "plug_in")
 
-ATTACK_TITLES: Mapping[str, str] = {"strong_emulator": "strong emulator", "healed_emulator": "healed emulator"}
-"""What a data owner can make of an emulator, by its key in ``ComparedRow.results``."""
+_STRONG_EMULATOR, _HEALED_BY = "strong_emulator", "healed_by_"
 
 FLOOR_TITLES: Mapping[str, str] = {
     "zero_shot": MODEL_TITLES["zero_shot"],
@@ -27,8 +26,6 @@ FLOOR_TITLES: Mapping[str, str] = {
     "random_initialisation": "random weights",
 }
 """What a task gives without offsite-tuning, likewise."""
-
-_COMPARED = (*MODEL_TITLES, *ATTACK_TITLES, "majority", "random_initialisation")
 
 Point = Mapping[str, Any]
 
@@ -62,7 +59,11 @@ class ComparedRow:
     examples: int
     """Held-out examples behind each figure."""
     results: Mapping[str, Mapping[str, Spread]]
-    """By model, attack and floor, and by the name in ``Metrics``; what was not measured is left out."""
+    """By model, attack and floor, and by the name in ``Metrics``; what was not measured is left out.
+
+    An attack is what a data owner can make of the emulator: ``strong_emulator``, or ``healed_by_N`` after N steps of
+    public text, then tuned likewise where the strong emulator was measured.
+    """
     delta: Spread | None
     """The headline figure of plug-in minus emulator tuned, seed by seed; in perplexity less than 0 is a gap."""
     share_of_full_fine_tuning: Spread | None
@@ -231,6 +232,18 @@ def common_labels(rows: Sequence[ComparedRow]) -> dict[str, Any]:
     return {key: value for key, value in rows[0].labels.items() if all(row.labels.get(key) == value for row in rows)}
 
 
+def attacks_measured(rows: Sequence[ComparedRow]) -> list[str]:
+    """Returns the keys of the attacks that any of the rows has a figure of, as ``ComparedRow.results`` names them."""
+    return _attacks(row.results for row in rows)
+
+
+def attack_title(model: str) -> str:
+    """Returns the name of an attack, by its key in ``ComparedRow.results``."""
+    if model == _STRONG_EMULATOR:
+        return "strong emulator"
+    return f"healed by {counted(int(model.removeprefix(_HEALED_BY)), 'step')}"
+
+
 def best_row(rows: Sequence[ComparedRow]) -> ComparedRow | None:
     """Returns the row of one task with the best plug-in, of those that no seed failed; the first of equals."""
     return max((row for row in rows if row.quality is not None), key=lambda row: row.quality or 0.0, default=None)
@@ -299,7 +312,8 @@ def _row(points: Sequence[Point]) -> ComparedRow:
     measure = next((name for name in HEADLINE_SHARES if name in first["results"]["zero_shot"]), "perplexity")
     reasons = [_failure(point, measure) for point in points]
     tuned = [point for point, reason in zip(points, reasons, strict=True) if reason is None]
-    results = {model: _figures(tuned if model in _TUNED else points, model) for model in _COMPARED}
+    models = [*MODEL_TITLES, *_attacks(map(_all_figures, points)), "majority", "random_initialisation"]
+    results = {model: _figures(tuned if model in _TUNED else points, model) for model in models}
     emulators = [point["emulator"] for point in points]
     stage_one = [_stage_one_seconds(emulator) for emulator in emulators]
     importance = first["emulator"]["importance"]
@@ -333,19 +347,25 @@ def _figures(points: Sequence[Point], model: str) -> dict[str, Spread]:
 
 
 def _all_figures(point: Point) -> dict[str, Mapping[str, Any]]:
-    """Returns a point's figures by model, attack and floor; of healing those at its last budget, tuned where it was."""
+    """Returns a point's figures by model, attack and floor; healing by no steps is the strong emulator."""
     figures, attacks = dict(point["results"]), point.get("attacks")
     if attacks is None:
         return figures
     figures["random_initialisation"] = attacks["floors"]["random_initialisation"]
     if majority := attacks["floors"]["majority"]:
         figures["majority"] = {name: majority[name] for name in ("accuracy", "examples")}
-    if strong := attacks["strong_emulator"]:
-        figures["strong_emulator"] = strong["metrics"]
-    if healing := attacks["healing"]:
-        tuned = healing[-1]["tuned"]
-        figures["healed_emulator"] = tuned["metrics"] if tuned else healing[-1]["zero_shot"]
+    if strong := attacks[_STRONG_EMULATOR]:
+        figures[_STRONG_EMULATOR] = strong["metrics"]
+    for healed in attacks["healing"] or ():
+        if healed["steps"]:
+            tuned = healed["tuned"]
+            figures[f"{_HEALED_BY}{healed['steps']}"] = tuned["metrics"] if tuned else healed["zero_shot"]
     return figures
+
+
+def _attacks(named: Iterable[Iterable[str]]) -> list[str]:
+    keys = dict.fromkeys(key for one in named for key in one)
+    return [key for key in keys if key == _STRONG_EMULATOR or key.startswith(_HEALED_BY)]
 
 
 def _failure(point: Point, measure: str) -> str | None:

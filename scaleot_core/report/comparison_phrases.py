@@ -7,11 +7,12 @@ from typing import Any
 
 from scaleot_core.privacy.units import PrivacyScope
 from scaleot_core.report.comparison import (
-    ATTACK_TITLES,
     ComparedRow,
     Comparison,
     Floor,
     Spread,
+    attack_title,
+    attacks_measured,
     best_row,
     grouped,
 )
@@ -36,18 +37,18 @@ ATTACKS_NOTE = (
     "strong emulator was measured, likewise"
 )
 
-_DIFFERS_WITH_THE_SEED = ("emulator_tuned", "plug_in", "full_fine_tuning", "random_initialisation", *ATTACK_TITLES)
+_DIFFERS_WITH_THE_SEED = ("emulator_tuned", "plug_in", "full_fine_tuning", "random_initialisation")
 
 
 def table_cells(rows: Sequence[ComparedRow]) -> list[dict[str, str]]:
     """Returns the rows of a task's table, each by the titles of its columns, which all rows have."""
-    attacks = [model for model in ATTACK_TITLES if any(row.headline(model) for row in rows)]
+    attacks = attacks_measured(rows)
     return [_cells(row, attacks) for row in rows]
 
 
 def notes(rows: Sequence[ComparedRow]) -> str:
     """Says what the columns of a table are that do not say it themselves, and what each budget of privacy is about."""
-    measured = any(row.headline(model) for row in rows for model in ATTACK_TITLES)
+    measured = attacks_measured(rows)
     budgets = grouped([budget for row in rows for budget in row.budgets], lambda budget: budget)
     return "; ".join([DELTA_NOTE, *([ATTACKS_NOTE] if measured else []), *(_budget_text(same[0]) for same in budgets)])
 
@@ -63,7 +64,7 @@ def _cells(row: ComparedRow, attacks: Sequence[str]) -> dict[str, str]:
         **{SETTING_TITLES.get(key, key): setting_text(value) for key, value in row.settings.items()},
         MODEL_TITLES["emulator_zero_shot"]: headline_text(row, "emulator_zero_shot"),
         MODEL_TITLES["emulator_tuned"]: headline_text(row, "emulator_tuned"),
-        **{ATTACK_TITLES[model]: headline_text(row, model) for model in attacks},
+        **{attack_title(model): _attack_text(row, model) for model in attacks},
         PLUG_IN_COLUMN: headline_text(row, "plug_in"),
         "delta": spread_text(row.delta, row.measure, sign="+") if row.delta else "",
         "verbatim share": percent(row.verbatim_share),
@@ -75,8 +76,13 @@ def headline_text(row: ComparedRow, model: str) -> str:
     """Returns a model's headline figure, with its deviation where the seed makes a difference to that model."""
     spread = row.headline(model)
     if spread is None:
-        return "failed" if row.failures and model not in ATTACK_TITLES else ""
+        return "failed" if row.failures else ""
     return spread_text(spread, row.measure, deviation=model in _DIFFERS_WITH_THE_SEED)
+
+
+def _attack_text(row: ComparedRow, model: str) -> str:
+    spread = row.headline(model)
+    return "" if spread is None else spread_text(spread, row.measure)
 
 
 def spread_text(spread: Spread, measure: str, *, deviation: bool = True, sign: str = "") -> str:
@@ -202,17 +208,14 @@ def _order_limit(rows: Sequence[ComparedRow]) -> str | None:
 
 def _promise_limit(rows: Sequence[ComparedRow]) -> str | None:
     whole = [row for row in rows if row.quality is not None]
-    below = [
-        f"{count} not above {title}" for model, title in _MUST_EXCEED.items() if (count := _not_above(whole, model))
-    ]
+    titles = {model: MODEL_TITLES[model] for model in ("zero_shot", "emulator_tuned")}
+    titles |= {model: attack_title(model) for model in attacks_measured(rows)}
+    below = [f"{count} not above {title}" for model, title in titles.items() if (count := _not_above(whole, model))]
     if not below:
         return None
     return (
         f"{rows[0].task}: of {counted(len(whole), 'plug-in')} {' and '.join(below)}: offsite-tuning is no gain there."
     )
-
-
-_MUST_EXCEED = {**{model: MODEL_TITLES[model] for model in ("zero_shot", "emulator_tuned")}, **ATTACK_TITLES}
 
 
 def _not_above(rows: Sequence[ComparedRow], model: str) -> int:

@@ -10,6 +10,8 @@ from scaleot_core.report.comparison import (
     NOT_FINITE,
     Comparison,
     Spread,
+    attack_title,
+    attacks_measured,
     best_row,
     distinguishing_labels,
     floors,
@@ -189,7 +191,8 @@ def attacks(strong: float | None = None, healed: float | None = None, tuned: flo
     def tuned_whole(accuracy: float | None) -> dict[str, Any] | None:
         return None if accuracy is None else {"steps": 4, "metrics": choice_figures(accuracy)}
 
-    early = {"steps": 0, "zero_shot": choice_figures(0.3), "tuned": tuned_whole(strong)}
+    none = {"steps": 0, "zero_shot": choice_figures(0.3), "tuned": tuned_whole(strong)}
+    early = {"steps": 20, "zero_shot": choice_figures(0.4), "tuned": tuned_whole(strong)}
     last = {"steps": 50, "zero_shot": choice_figures(healed or 0.0), "tuned": tuned_whole(tuned)}
     return {
         "floors": {
@@ -197,7 +200,7 @@ def attacks(strong: float | None = None, healed: float | None = None, tuned: flo
             "random_initialisation": choice_figures(0.48),
         },
         "strong_emulator": tuned_whole(strong),
-        "healing": None if healed is None else [early, last],
+        "healing": None if healed is None else [none, early, last],
     }
 
 
@@ -212,7 +215,7 @@ def test_attacks_are_figures_of_a_row_and_their_floors_stand_beside_zero_shot() 
     assert strong is not None and other_strong is not None
     assert strong.mean == pytest.approx(0.61) and strong.deviation == pytest.approx(0.02 / 2**0.5)
     assert other_strong.mean == pytest.approx(0.51)
-    assert row.headline("healed_emulator") is None
+    assert attacks_measured([row]) == ["strong_emulator"]
     found = {floor.model: floor.spread.mean for floor in floors((row, other))}
     assert found == {
         "zero_shot": 0.567,
@@ -222,13 +225,16 @@ def test_attacks_are_figures_of_a_row_and_their_floors_stand_beside_zero_shot() 
     }
 
 
-def test_healing_counts_at_its_last_budget_tuned_where_it_was() -> None:
+def test_healing_is_a_figure_of_every_budget_tuned_where_it_was() -> None:
     untuned, tuned = (
-        summary(example_point(attacks=one)).rows[0].headline("healed_emulator")
+        summary(example_point(attacks=one)).rows[0]
         for one in (attacks(healed=0.55), attacks(strong=0.6, healed=0.55, tuned=0.7))
     )
-    assert untuned is not None and untuned.mean == 0.55
-    assert tuned is not None and tuned.mean == 0.7
+    assert attacks_measured([untuned]) == ["healed_by_20", "healed_by_50"]
+    assert attacks_measured([untuned, tuned]) == ["healed_by_20", "healed_by_50", "strong_emulator"]
+    found = [[row.headline(f"healed_by_{steps}") for steps in (20, 50)] for row in (untuned, tuned)]
+    assert [[one and one.mean for one in of_row] for of_row in found] == [[0.4, 0.55], [0.6, 0.7]]
+    assert attack_title("healed_by_50") == "healed by 50 steps"
 
 
 def test_attacks_have_a_mean_over_tasks() -> None:
@@ -244,7 +250,7 @@ def test_every_row_of_a_table_has_a_column_for_an_attack_that_one_of_them_measur
     first, second = table_cells(rows)
     assert list(first) == list(second)
     assert (first["strong emulator"], second["strong emulator"]) == ("60.0", "")
-    assert "healed emulator" not in first
+    assert not any(title.startswith("healed") for title in first)
     assert "strong emulator" in notes(rows)
     plain = summary(example_point()).rows
     assert "strong emulator" not in table_cells(plain)[0] and "strong" not in notes(plain)
