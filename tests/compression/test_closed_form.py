@@ -74,6 +74,16 @@ def test_no_map_of_that_rank_is_nearer_to_what_the_layer_adds(directions: int) -
     assert float((x @ nearest_weights - added).square().sum()) > 1.05 * bound
 
 
+def test_fewer_tokens_than_hidden_units_give_a_map_that_other_tokens_survive() -> None:
+    """Six tokens leave ten directions of sixteen unseen: without the ridge there the map is any, or none at all."""
+    full = tiny_language_model("llama")
+    fitted = fit_harmonizers(full, random_blocks(1)[:, :6], 32, batch_size=1, reporter=SilentReporter())
+    for down, up in fitted:
+        regression = (up @ down) / 2  # of a pair of units only one lets a token through
+        assert torch.isfinite(regression).all()
+        assert float(torch.linalg.matrix_norm(regression, ord=2)) < 5
+
+
 def test_a_token_of_huge_activations_weighs_no_more_than_another() -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(1, 5, 6, generator=generator) for _ in range(2))
