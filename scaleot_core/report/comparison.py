@@ -15,7 +15,8 @@ TASK, BUILDER = "task", "builder"
 
 NOT_FINITE = "a figure of the tuned models is not finite"
 
-_TUNED = ("emulator_tuned", "plug_in")
+TUNED = ("emulator_tuned", "plug_in")
+"""The models that an adapter is in, so that they have no figure where it came to nothing."""
 
 _STRONG_EMULATOR, _HEALED_BY = "strong_emulator", "healed_by_"
 
@@ -25,7 +26,7 @@ FLOOR_TITLES: Mapping[str, str] = {
     "majority": "most frequent answer",
     "random_initialisation": "random weights",
 }
-"""What a task gives without offsite-tuning, likewise."""
+"""What a task gives without offsite-tuning, by its key in ``ComparedRow.results``."""
 
 Point = Mapping[str, Any]
 
@@ -313,7 +314,7 @@ def _row(points: Sequence[Point]) -> ComparedRow:
     reasons = [_failure(point, measure) for point in points]
     tuned = [point for point, reason in zip(points, reasons, strict=True) if reason is None]
     models = [*MODEL_TITLES, *_attacks(map(_all_figures, points)), "majority", "random_initialisation"]
-    results = {model: _figures(tuned if model in _TUNED else points, model) for model in models}
+    results = {model: _figures(tuned if model in TUNED else points, model) for model in models}
     emulators = [point["emulator"] for point in points]
     stage_one = [_stage_one_seconds(emulator) for emulator in emulators]
     importance = first["emulator"]["importance"]
@@ -347,7 +348,7 @@ def _figures(points: Sequence[Point], model: str) -> dict[str, Spread]:
 
 
 def _all_figures(point: Point) -> dict[str, Mapping[str, Any]]:
-    """Returns a point's figures by model, attack and floor; healing by no steps is the strong emulator."""
+    """Returns a point's figures by model, attack and floor, but for healing by no steps, which undoes nothing."""
     figures, attacks = dict(point["results"]), point.get("attacks")
     if attacks is None:
         return figures
@@ -371,7 +372,7 @@ def _attacks(named: Iterable[Iterable[str]]) -> list[str]:
 def _failure(point: Point, measure: str) -> str | None:
     if point["failed"] is not None:
         return str(point["failed"])
-    missing = any(_headline(point, model, measure) is None for model in _TUNED)
+    missing = any(_headline(point, model, measure) is None for model in TUNED)
     return NOT_FINITE if missing else None
 
 
@@ -381,7 +382,7 @@ def _headline(point: Point, model: str, measure: str) -> float | None:
 
 
 def _delta(point: Point, measure: str) -> float | None:
-    emulator_tuned, plug_in = [_headline(point, model, measure) for model in _TUNED]
+    emulator_tuned, plug_in = [_headline(point, model, measure) for model in TUNED]
     return None if plug_in is None or emulator_tuned is None else plug_in - emulator_tuned
 
 

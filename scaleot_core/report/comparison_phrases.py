@@ -7,6 +7,7 @@ from typing import Any
 
 from scaleot_core.privacy.units import PrivacyScope
 from scaleot_core.report.comparison import (
+    TUNED,
     ComparedRow,
     Comparison,
     Floor,
@@ -37,7 +38,7 @@ ATTACKS_NOTE = (
     "strong emulator was measured, likewise"
 )
 
-_DIFFERS_WITH_THE_SEED = ("emulator_tuned", "plug_in", "full_fine_tuning", "random_initialisation")
+_SAME_FOR_EVERY_SEED = ("zero_shot", "emulator_zero_shot", "majority")
 
 
 def table_cells(rows: Sequence[ComparedRow]) -> list[dict[str, str]]:
@@ -64,7 +65,7 @@ def _cells(row: ComparedRow, attacks: Sequence[str]) -> dict[str, str]:
         **{SETTING_TITLES.get(key, key): setting_text(value) for key, value in row.settings.items()},
         MODEL_TITLES["emulator_zero_shot"]: headline_text(row, "emulator_zero_shot"),
         MODEL_TITLES["emulator_tuned"]: headline_text(row, "emulator_tuned"),
-        **{attack_title(model): _attack_text(row, model) for model in attacks},
+        **{attack_title(model): headline_text(row, model) for model in attacks},
         PLUG_IN_COLUMN: headline_text(row, "plug_in"),
         "delta": spread_text(row.delta, row.measure, sign="+") if row.delta else "",
         "verbatim share": percent(row.verbatim_share),
@@ -73,16 +74,11 @@ def _cells(row: ComparedRow, attacks: Sequence[str]) -> dict[str, str]:
 
 
 def headline_text(row: ComparedRow, model: str) -> str:
-    """Returns a model's headline figure, with its deviation where the seed makes a difference to that model."""
+    """Returns the headline figure of a model or attack, with its deviation where the seed makes a difference to it."""
     spread = row.headline(model)
     if spread is None:
-        return "failed" if row.failures else ""
-    return spread_text(spread, row.measure, deviation=model in _DIFFERS_WITH_THE_SEED)
-
-
-def _attack_text(row: ComparedRow, model: str) -> str:
-    spread = row.headline(model)
-    return "" if spread is None else spread_text(spread, row.measure)
+        return "failed" if row.failures and model in TUNED else ""
+    return spread_text(spread, row.measure, deviation=model not in _SAME_FOR_EVERY_SEED)
 
 
 def spread_text(spread: Spread, measure: str, *, deviation: bool = True, sign: str = "") -> str:
@@ -93,7 +89,7 @@ def spread_text(spread: Spread, measure: str, *, deviation: bool = True, sign: s
 
 def floor_text(floor: Floor, measure: str) -> str:
     """Returns the figure of a floor, with its deviation where the seed makes a difference to that model."""
-    return spread_text(floor.spread, measure, deviation=floor.model in _DIFFERS_WITH_THE_SEED)
+    return spread_text(floor.spread, measure, deviation=floor.model not in _SAME_FOR_EVERY_SEED)
 
 
 def setting_text(value: Any) -> str:

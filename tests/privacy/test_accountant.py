@@ -15,14 +15,7 @@ from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.laplace import Staircase, staircase_of_least_variance
 from scaleot_core.privacy.loss_power import loss_power
 from scaleot_core.privacy.privacy_loss import epsilon_at, parts_of, pure_loss
-
-
-def gaussian(noise_multiplier: float, sample_rate: float = 1.0, count: int = 1) -> PrivacyEvent:
-    return PrivacyEvent("gaussian", {"noise_multiplier": noise_multiplier}, sample_rate, count)
-
-
-def laplace(scale: float, sample_rate: float = 1.0, count: int = 1, dimension: float = 1.0) -> PrivacyEvent:
-    return PrivacyEvent("laplace", {"scale": scale, "dimension": dimension}, sample_rate, count)
+from tests.support.privacy_events import gaussian, laplace
 
 
 def exact_gaussian_epsilon(noise_multiplier: float, delta: float) -> float:

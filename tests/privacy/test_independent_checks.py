@@ -20,13 +20,13 @@ from scaleot_core.privacy.audit_bound import chance_of_guesses, lower_bound
 from scaleot_core.privacy.calibration import NoiseBudget, calibrate
 from scaleot_core.privacy.directions import direction
 from scaleot_core.privacy.discrete_gaussian import CELLS_PER_UNIT
-from scaleot_core.privacy.events import PrivacyEvent
 from scaleot_core.privacy.laplace import staircase_of_least_variance
 from scaleot_core.privacy.lmo import Lmo
 from scaleot_core.privacy.privacy_loss import epsilon_at
 from scaleot_core.privacy.replay import flatten, move
 from scaleot_core.privacy.zeroth_order import sum_clipped_cells
 from scaleot_core.training.data import EncodedExample
+from tests.support.privacy_events import gaussian, laplace
 from tests.support.privacy_reference import mean_target_loss
 from tests.support.private_tasks import attached_adapter, private_task, random_examples, zeroth_order
 
@@ -44,20 +44,14 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> Checks:
     return importlib.import_module
 
 
-def gaussian(noise_multiplier: float, sample_rate: float, count: int) -> PrivacyEvent:
-    return PrivacyEvent("gaussian", {"noise_multiplier": noise_multiplier}, sample_rate, count)
-
-
-def laplace(scale: float, sample_rate: float, count: int) -> PrivacyEvent:
-    return PrivacyEvent("laplace", {"scale": scale, "dimension": 1.0}, sample_rate, count)
-
-
-@pytest.mark.parametrize(("sample_rate", "count"), [(1.0, 3), (0.05, 100)])
-def test_families_and_their_accountant_give_our_epsilon(checks: Checks, sample_rate: float, count: int) -> None:
+@pytest.mark.parametrize(("scale", "sample_rate", "count"), [(1.0, 1.0, 3), (5.0, 0.05, 100)])
+def test_families_and_their_accountant_give_our_epsilon(
+    checks: Checks, scale: float, sample_rate: float, count: int
+) -> None:
     families = checks("families")
     for event, survival, stddev in (
-        (gaussian(5.0, sample_rate, count), families.S_gauss(5.0), 5.0),
-        (laplace(5.0, sample_rate, count), families.S_lap(5.0), math.sqrt(2) * 5.0),
+        (gaussian(scale, sample_rate, count), families.S_gauss(scale), scale),
+        (laplace(scale, sample_rate, count), families.S_lap(scale), math.sqrt(2) * scale),
     ):
         theirs = families.eps_S(survival, stddev, DELTA, sample_rate, count)
         assert epsilon_of([event], DELTA) == pytest.approx(theirs, rel=0.01)
@@ -106,10 +100,11 @@ def test_mechanisms_that_differ_compose_to_their_figure(checks: Checks, tmp_path
 def test_lmo_s_published_noise_has_their_closed_forms_and_their_price(checks: Checks, file: str, drawn: bool) -> None:
     published, official = checks("lmo_true_eps"), checks("lmo_official_check")
     a1, a3, a4, theta, k, rate, low, high = map(float, official.PARAMS[file])
+    survival = published.S_of(official.PARAMS[file], drawn)
     law = Lmo(a1, k, theta, a3, 1 / rate if drawn else rate, a4, low, high)
     at = np.array([0.1, 1.0, 5.0, 20.0])
-    assert law.survival(at) == pytest.approx(published.S_of(official.PARAMS[file], drawn)(at), rel=1e-9)
-    clamped, moved = published.pair(published.S_of(official.PARAMS[file], drawn), 100, 800)
+    assert law.survival(at) == pytest.approx(survival(at), rel=1e-9)
+    clamped, moved = published.pair(survival, 100, 800)
     theirs = published.make_pld(moved, clamped).eps(1e-10)  # rounded to their lattice it costs a little less
     assert epsilon_at(law.privacy_loss(1.0), 1e-10) == pytest.approx(theirs, rel=0.01)
 
