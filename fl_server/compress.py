@@ -3,9 +3,10 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from scaleot_core.assets.store import cache_directory
 from scaleot_core.compression.adaptation import adaptation_scores
 from scaleot_core.compression.adapter_rule import BY_IMPORTANCE, AdapterRule, adapter_layers
 from scaleot_core.compression.builders import BUILDERS, Distillation, EmulatorRequest, PublicKnowledge
+from scaleot_core.compression.controls import control_scores
 from scaleot_core.compression.emulator import Emulator
 from scaleot_core.compression.importance import ImportanceReport, ImportanceSettings, estimate_importance
 from scaleot_core.compression.importance_store import (
@@ -31,6 +33,9 @@ from scaleot_core.progress import Reporter
 from scaleot_core.run_file import EmulatorSection, ImportanceSection, ModelSection, RunFile
 from scaleot_core.shapes import TokenBlocks
 from scaleot_core.training.data import Record, TextRecord, read_records, text_blocks
+
+_TimedScores = tuple[tuple[float, ...], float]
+"""Scores of all layers, and the seconds that they took."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -54,7 +59,14 @@ def load_full_model(section: ModelSection, reporter: Reporter) -> LanguageModel:
 
 def needs_importance(section: EmulatorSection) -> bool:
     """Tells whether the builder or the adapter rule asks for importance scores."""
-    return section.builder in ("scaleot", "importance_drop") or section.adapter_rule in BY_IMPORTANCE
+    if section.builder == "importance_drop" and section.layer_scores == "importance":
+        return True
+    return section.builder == "scaleot" or section.adapter_rule in BY_IMPORTANCE
+
+
+def reads_text_for_control(section: EmulatorSection) -> bool:
+    """Tells whether the builder ranks the layers by a control that reads public text."""
+    return section.builder in ("scaleot", "importance_drop") and section.layer_scores not in ("importance", "random")
 
 
 def disclosure_basis(run: RunFile, reporter: Reporter) -> str:
@@ -89,8 +101,8 @@ class Workbench:
     ) -> None:
         self._full, self._run, self._reporter = full, run, reporter
         self._importance = importance
-        self._adaptation: dict[int, tuple[tuple[float, ...], float]] = {}
-        """Scores and the seconds that they took, by the number of blocks."""
+        self._scores: dict[tuple[str, int], _TimedScores] = {}
+        """Of controls and adapter rules, by their name and the number of blocks read."""
         self._blocks = blocks
 
     def importance(self) -> ImportanceReport:
@@ -109,6 +121,7 @@ class Workbench:
         """Builds the emulator of one ``[emulator]`` section."""
         request = EmulatorRequest(
             adapter=self.adapter_layers(section),
+            control_scores=self._control_scores(section)[0],
             replaced_layer_share=section.replaced_layer_share,
             removed_rank_share=section.removed_rank_share,
             rank_target=RankTarget(section.rank_target),
@@ -137,19 +150,38 @@ class Workbench:
             scores, _ = self._adaptation_scores(section.public_blocks)
         return adapter_layers(rule, section.num_adapter_layers, num_layers, scores)
 
-    def adapter_rule_seconds(self, section: EmulatorSection) -> float:
-        """Returns what the rule's scores took, importance apart, when they were computed."""
-        if AdapterRule(section.adapter_rule) is not AdapterRule.GRADIENT:
-            return 0.0
-        return self._adaptation_scores(section.public_blocks)[1]
+    def scores_seconds(self, section: EmulatorSection) -> float:
+        """Returns what the scores of a control and of the adapter rule took, importance apart, when computed."""
+        seconds = self._control_scores(section)[1]
+        if AdapterRule(section.adapter_rule) is AdapterRule.GRADIENT:
+            seconds += self._adaptation_scores(section.public_blocks)[1]
+        return seconds
+
+    def _control_scores(self, section: EmulatorSection) -> tuple[tuple[float, ...] | None, float]:
+        measure, num_blocks, seed = section.layer_scores, section.public_blocks, self._run.importance.seed
+        if measure == "importance":
+            return None, 0.0
+
+        def compute() -> tuple[float, ...]:
+            return control_scores(measure, self._full, self.blocks()[:num_blocks], seed=seed, **self._reading())
+
+        return self._timed_once((measure, num_blocks), compute)
 
     def _adaptation_scores(self, num_blocks: int) -> tuple[tuple[float, ...], float]:
-        if num_blocks not in self._adaptation:
-            blocks, batch_size = self.blocks()[:num_blocks], self._run.importance.batch_size
+        def compute() -> tuple[float, ...]:
+            return adaptation_scores(self._full, self.blocks()[:num_blocks], **self._reading())
+
+        return self._timed_once(("gradient", num_blocks), compute)
+
+    def _reading(self) -> dict[str, Any]:
+        return {"batch_size": self._run.importance.batch_size, "reporter": self._reporter}
+
+    def _timed_once(self, key: tuple[str, int], compute: Callable[[], tuple[float, ...]]) -> _TimedScores:
+        if key not in self._scores:
             started = time.monotonic()
-            scores = adaptation_scores(self._full, blocks, batch_size=batch_size, reporter=self._reporter)
-            self._adaptation[num_blocks] = scores, time.monotonic() - started
-        return self._adaptation[num_blocks]
+            scores = compute()
+            self._scores[key] = scores, time.monotonic() - started
+        return self._scores[key]
 
 
 def _find_or_estimate(

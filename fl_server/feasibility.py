@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 
-from fl_server.compress import asset_or_path, importance_settings, load_full_model, needs_importance, public_blocks
+from fl_server.compress import (
+    asset_or_path,
+    importance_settings,
+    load_full_model,
+    needs_importance,
+    public_blocks,
+    reads_text_for_control,
+)
 from scaleot_core.compression.builders import crash
 from scaleot_core.compression.importance import check_blocks, check_settings
 from scaleot_core.errors import ModelError, RunFileError
@@ -66,6 +73,7 @@ def reads_public_text(run: RunFile) -> bool:
     section = run.emulator
     return (
         needs_importance(section)
+        or reads_text_for_control(section)
         or section.adapter_rule == "gradient"
         or section.builder == "crash"
         or (section.builder == "gradot" and section.removed_rank_share > 0)

@@ -240,6 +240,6 @@ def _measure(session: _Session, sealed: SealedBundle, federated: _Federated, zer
 def _full_fine_tuning(session: _Session) -> Metrics:
     with ExitStack() as stack:
         with session.watch.stage("train"):
-            tuned = full_fine_tuned(session.run, session.full, session.data.pooled, session.reporter)
+            tuned = full_fine_tuned(session.run, session.full, session.data, session.reporter)
             full = stack.enter_context(tuned)
         return session.measure("full fine-tuning", full)

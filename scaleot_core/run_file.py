@@ -74,6 +74,11 @@ class EmulatorSection(Section):
     adapter_rule: Literal["most_important", "ends", "spread", "spread_by_importance", "gradient"] = Field(
         "spread", description="which layers"
     )
+    layer_scores: Literal["importance", "leave_one_out", "angular_change", "cka", "random"] = Field(
+        "importance",
+        description="whose scores choose the layers to replace or drop, of scaleot and importance_drop: those that "
+        "Dynamic LayerReplace learnt, or a control's",
+    )
     replaced_layer_share: float = Field(0.25, ge=0, le=1, description="alpha: 0 keeps every layer, 1 none but N_a")
     removed_rank_share: float = Field(0.5, ge=0, le=1, description="beta: 0 keeps the full rank, 1 the least")
     rank_target: Literal["attention", "ffn", "both"] = Field("attention", description="whose rank is reduced")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from fl_server.checkpoint import best_round
 from fl_server.comparison.inputs import ResultInputs
 from fl_server.comparison.points import Point, emulator_key
-from fl_server.comparison.store import ResultStore
+from fl_server.comparison.store import Origin, ResultStore
 from fl_server.comparison.tuning import tune_in_rounds
 from fl_server.compress import Workbench, asset_or_path, needs_importance
 from fl_server.data import Data, read_data
@@ -56,8 +56,14 @@ class Bench:
             InputError: model, text or data cannot be used.
         """
         run = point.run
-        data = cache(lambda: read_data(run, self._reporter))
-        found, inputs = self._store.get_or_compute, self._inputs
+        data, inputs = cache(lambda: read_data(run, self._reporter)), self._inputs
+        origins: dict[Origin, None] = {}
+
+        def found(what: str, key: Mapping[str, Any], compute: Callable[[], Result]) -> Result:
+            stored = self._store.get_or_compute(what, key, compute)
+            origins[stored.origin] = None
+            return stored.values
+
         emulator_facts = found("emulator", inputs.emulator(run), lambda: self._describe(run))
         emulator = emulator_facts["digest"]
         self._digests[emulator_key(run)] = emulator
@@ -89,6 +95,7 @@ class Bench:
             "chosen_round": tuned.get("chosen_round"),
             "tuning_seconds": tuned["seconds"],
             "failed": tuned.get("failed"),
+            "origins": [vars(origin) for origin in origins],
             **({} if run.privacy.mechanism == "none" else {"budgets": [planned_budget(run, data().partitions)]}),
         }
 
@@ -101,11 +108,11 @@ class Bench:
         importance = workbench.importance() if needs_importance(run.emulator) else None
         if reads_public_text(run):
             workbench.blocks()
-        rule_seconds = workbench.adapter_rule_seconds(run.emulator)
+        scores_seconds = workbench.scores_seconds(run.emulator)
         self._emulator = None  # frees the last one first
         started = time.monotonic()
         emulator = workbench.build(run.emulator)
-        seconds = time.monotonic() - started + rule_seconds
+        seconds = time.monotonic() - started + scores_seconds
         self._emulator = (emulator_key(run), emulator)
         return {
             **asdict(describe_emulator(emulator, self._full)),
@@ -141,7 +148,7 @@ class Bench:
         return attack_emulator(run, target, data, self._reporter).to_json()
 
     def _reference(self, run: RunFile, data: Data) -> Result:
-        with full_fine_tuned(run, self._full, data.pooled, self._reporter) as tuned:
+        with full_fine_tuned(run, self._full, data, self._reporter) as tuned:
             return _figures(self._measure(tuned, data.test))
 
     def _measure(self, held: LanguageModel | Emulator, records: Sequence[Record]) -> Metrics:

@@ -12,6 +12,7 @@ from fl_server.comparison.store import ResultStore, check_directory
 from fl_server.compress import asset_or_path, load_full_model
 from fl_server.data import read_data
 from fl_server.feasibility import check_layers, check_public_text
+from fl_server.machine import machine_name
 from fl_server.memory import return_freed_memory
 from fl_server.privacy import check_privacy, planned_lines
 from fl_server.versions import versions
@@ -47,7 +48,7 @@ def compare(run: RunFile, directory: Path, reporter: Reporter) -> list[dict[str,
     check_directory(directory, versions())
     full = load_full_model(run.model, reporter)
     check_public_text(runs, full, reporter)
-    store = ResultStore(directory, versions())
+    store = ResultStore(directory, versions(), machine_name(full.model.device))
     bench = Bench(full, store, reporter)
     results = []
     with reporter.stage("points", steps=len(points)) as stage:

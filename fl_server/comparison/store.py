@@ -3,13 +3,15 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fl_server.owner import write_atomically
 from scaleot_core.errors import OutputError
 
-FORMAT = "scaleot.comparison/1"
+FORMAT = "scaleot.comparison/2"
 VERSION_FILE, RESULTS_FOLDER = "comparison.json", "results"
 
 
@@ -34,16 +36,34 @@ def check_directory(directory: Path, versions: Mapping[str, str]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where and when a result was computed."""
+
+    machine: str
+    date: str
+    """In UTC, as 2026-11-27."""
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """A result that was found or computed now."""
+
+    values: dict[str, Any]
+    origin: Origin
+
+
 class ResultStore:
     """Results by what they are the result of; a file is there whole or not at all."""
 
-    def __init__(self, directory: Path, versions: Mapping[str, str]) -> None:
-        """Opens or makes the store in ``directory``.
+    def __init__(self, directory: Path, versions: Mapping[str, str], machine: str) -> None:
+        """Opens or makes the store in ``directory``; ``machine`` names where its results are computed from now on.
 
         Raises:
             OutputError: the directory cannot be written, holds something else, or was begun by other versions.
         """
         self._folder = directory / RESULTS_FOLDER
+        self._machine = machine
         self._computed = 0
         check_directory(directory, versions)
         try:
@@ -59,9 +79,7 @@ class ResultStore:
         """How many results were computed, not found, since this store was opened."""
         return self._computed
 
-    def get_or_compute(
-        self, what: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]
-    ) -> dict[str, Any]:
+    def get_or_compute(self, what: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> StoredResult:
         """Returns the result ``what`` of ``key``, computed if it is not there yet.
 
         Raises:
@@ -70,15 +88,22 @@ class ResultStore:
         digest = hashlib.sha256(json.dumps([what, key], sort_keys=True).encode()).hexdigest()
         path = self._folder / f"{what}-{digest[:32]}.json"
         try:
-            return dict(json.loads(path.read_bytes()))
+            return _read(path.read_bytes())
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise OutputError(f"{path} is damaged: delete it, it will be computed again") from error
-        result = compute()
+        values = compute()
         self._computed += 1
-        write_atomically(path, json.dumps(result, indent=1).encode())
-        return dict(json.loads(json.dumps(result)))
+        origin = Origin(self._machine, datetime.now(UTC).date().isoformat())
+        content = json.dumps({"values": values, "origin": vars(origin)}, indent=1).encode()
+        write_atomically(path, content)
+        return _read(content)
+
+
+def _read(content: bytes) -> StoredResult:
+    stored = json.loads(content)
+    return StoredResult(dict(stored["values"]), Origin(**stored["origin"]))
 
 
 def _is_foreign(path: Path) -> bool:

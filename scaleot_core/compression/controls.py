@@ -5,6 +5,7 @@ Every control gives one score for each layer, and a high one means important. No
 
 import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
 from scaleot_core.shapes import HiddenStates, TokenBlocks
 
+ControlName: TypeAlias = Literal["leave_one_out", "angular_change", "cka", "random"]
+
 
 @dataclass(frozen=True)
 class ActivationChanges:
@@ -28,6 +31,28 @@ class ActivationChanges:
     """Mean angle over all tokens between a layer's input and its output, over pi: from 0 to 1."""
     cka: tuple[float, ...]
     """1 - linear CKA of a layer's input and output: from 0, a change that CKA does not see, to 1."""
+
+
+def control_scores(
+    measure: ControlName,
+    full: LanguageModel,
+    public_blocks: TokenBlocks,
+    *,
+    batch_size: int,
+    seed: int,
+    reporter: Reporter,
+) -> tuple[float, ...]:
+    """Returns the scores of all layers by one control, which ``public_blocks`` (blocks, tokens) and ``seed`` decide.
+
+    Raises:
+        ModelError: as ``leave_one_out`` and ``activation_changes``.
+    """
+    if measure == "random":
+        return random_scores(full.layout.num_layers, seed)
+    if measure == "leave_one_out":
+        return leave_one_out(full, public_blocks, batch_size=batch_size, reporter=reporter)
+    changes = activation_changes(full, public_blocks, batch_size=batch_size, reporter=reporter)
+    return changes.cka if measure == "cka" else changes.angular_change
 
 
 def leave_one_out(

@@ -10,6 +10,7 @@ from scaleot_core.report.comparison_phrases import (
     finding,
     floor_text,
     notes,
+    origin_lines,
     settings_line,
     table_cells,
     task_line,
@@ -22,7 +23,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     for name, rows in comparison.blocks.items():
         parts += [f"## {name}", _lines([task_line(rows), *_floors(rows)]), _table(rows)]
         parts.append(_lines([*failure_lines(rows), finding(rows)]))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *origin_lines(comparison.points)]) + "\n"
 
 
 def _floors(rows: Sequence[ComparedRow]) -> list[str]:

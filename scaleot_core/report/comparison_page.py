@@ -14,6 +14,7 @@ from scaleot_core.report.comparison_phrases import (
     floor_text,
     limits,
     notes,
+    origin_lines,
     settings_line,
     table_cells,
     task_line,
@@ -62,6 +63,7 @@ def comparison_page(comparison: Comparison) -> str:
         html_settings(comparison.config),
         "<h2>Versions</h2>",
         html_pairs(comparison.versions),
+        html_list(origin_lines(comparison.points)),
     ]
     return html_page(title, parts)
 

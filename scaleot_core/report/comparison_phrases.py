@@ -11,6 +11,7 @@ from scaleot_core.report.comparison import (
     ComparedRow,
     Comparison,
     Floor,
+    Point,
     Spread,
     attack_title,
     attacks_measured,
@@ -52,6 +53,18 @@ def notes(rows: Sequence[ComparedRow]) -> str:
     measured = attacks_measured(rows)
     budgets = grouped([budget for row in rows for budget in row.budgets], lambda budget: budget)
     return "; ".join([DELTA_NOTE, *([ATTACKS_NOTE] if measured else []), *(_budget_text(same[0]) for same in budgets)])
+
+
+def origin_lines(points: Sequence[Point]) -> list[str]:
+    """Says on which machines the points' results were computed, and when; nothing of points that do not tell."""
+    dates: dict[str, list[str]] = {}
+    for origin in (origin for point in points for origin in point.get("origins", ())):
+        dates.setdefault(origin["machine"], []).append(origin["date"])
+    return [f"Computed on {machine}: {_period(min(found), max(found))}." for machine, found in dates.items()]
+
+
+def _period(first: str, last: str) -> str:
+    return first if first == last else f"{first} to {last}"
 
 
 def _budget_text(budget: Mapping[str, Any]) -> str:

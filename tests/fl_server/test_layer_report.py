@@ -11,7 +11,8 @@ from fl_server.layer_report import Cost, LayerReport, report_layers
 from fl_server.layer_table import print_layers
 from scaleot_core import cli
 from scaleot_core.compression.controls import activation_changes, leave_one_out, random_scores
-from scaleot_core.config import to_toml
+from scaleot_core.compression.plan import LayerRole
+from scaleot_core.config import to_toml, with_settings
 from scaleot_core.progress import SilentReporter
 from scaleot_core.run_file import RunFile
 from tests.support.tiny_task import tiny_run, write_task
@@ -45,6 +46,20 @@ def test_every_measure_scores_every_layer_on_the_first_blocks_of_the_public_text
     assert report.scores["angular_change"] == changes.angular_change
     assert report.scores["cka"] == changes.cka
     assert report.scores["random"] == random_scores(6, 5)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_run_files_measure_chooses_the_layers_that_are_replaced(
+    run: RunFile, report: LayerReport, measure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run file's blocks are the report's; chance alone has stage 1's seed, where the report has the run's."""
+    monkeypatch.setenv("SCALEOT_CACHE", str(tmp_path))
+    asked = with_settings(run, {"emulator.layer_scores": measure, "emulator.public_blocks": 6, "importance.seed": 0})
+    full = load_full_model(asked.model, SilentReporter())
+    plan = Workbench(full, asked, SilentReporter()).build(asked.emulator).plan
+    scores = random_scores(6, 0) if measure == "random" else report.scores[measure]
+    candidates = sorted(set(range(6)) - set(plan.adapter_layers), key=lambda index: scores[index])
+    assert plan.indices(LayerRole.REPLACED) == (candidates[0],), "alpha 0.25 of four layers is one"
 
 
 def test_the_cost_counts_every_token_that_the_model_read(report: LayerReport) -> None:

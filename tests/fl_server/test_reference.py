@@ -8,6 +8,7 @@ import torch
 from fl_server.compress import load_full_model
 from fl_server.data import read_data
 from fl_server.reference import full_fine_tuned
+from scaleot_core.evaluation import evaluate
 from scaleot_core.progress import SilentReporter
 from tests.support.tiny_task import tiny_run, write_task
 
@@ -22,7 +23,7 @@ def logits_of(task: Path, aggregation: str) -> torch.Tensor:
     full = load_full_model(run.model, SilentReporter())
     tokens = torch.arange(3, 20)[None]
     before = full.model(tokens).logits
-    with full_fine_tuned(run, full, read_data(run, SilentReporter()).pooled, SilentReporter()) as tuned:
+    with full_fine_tuned(run, full, read_data(run, SilentReporter()), SilentReporter()) as tuned:
         logits = tuned.model(tokens).logits
     assert torch.equal(full.model(tokens).logits, before), "the model comes back as it was"
     assert not torch.equal(logits, before)
@@ -32,3 +33,21 @@ def logits_of(task: Path, aggregation: str) -> torch.Tensor:
 def test_the_reference_is_the_same_under_every_rule_of_aggregation(task: Path) -> None:
     """FFA-LoRA freezes A so that averages are exact; of the reference there is nothing to average."""
     assert torch.equal(logits_of(task, "ffa"), logits_of(task, "fedavg"))
+
+
+def test_of_checkpoints_the_reference_is_the_one_with_the_least_validation_loss(task: Path) -> None:
+    """At a rate far too high a later round is worse than one before; without validation records the last counts."""
+    rate = "evaluation.full_fine_tuning_learning_rate=1.0"
+    losses = [validation_loss(task, rate, f"federation.rounds={rounds}") for rounds in range(1, 5)]
+    assert min(losses) < losses[-1], "the setting must make an earlier checkpoint the best"
+    assert validation_loss(task, rate, "federation.rounds=4") == losses[-1]
+    best = validation_loss(task, rate, "federation.rounds=4", f"data.validation={task / 'test.jsonl'}")
+    assert best == min(losses)
+
+
+def validation_loss(task: Path, *settings: str) -> float:
+    run = tiny_run(task, *settings)
+    full = load_full_model(run.model, SilentReporter())
+    data = read_data(run, SilentReporter())
+    with full_fine_tuned(run, full, data, SilentReporter()) as tuned:
+        return evaluate(tuned.model, tuned.tokenizer, data.test, reporter=SilentReporter()).loss

@@ -3,7 +3,7 @@
 Source: ScaleOT (Yao et al., AAAI 2025), its own ablation. Differs from the paper: nothing that it states.
 """
 
-from scaleot_core.compression.builders.request import EmulatorRequest, PublicKnowledge
+from scaleot_core.compression.builders.request import EmulatorRequest, PublicKnowledge, layer_ranking
 from scaleot_core.compression.emulator import Emulator, build_emulator
 from scaleot_core.compression.plan import LayerRole, plan_layers
 from scaleot_core.models.loading import LanguageModel
@@ -12,13 +12,13 @@ from scaleot_core.progress import Reporter
 
 def build(full: LanguageModel, request: EmulatorRequest, public: PublicKnowledge, *, reporter: Reporter) -> Emulator:
     """Builds the emulator that leaves out the least important layers; the others keep their rank."""
-    importance = public.importance()
+    ranking = layer_ranking(request, public)
     plan = plan_layers(
-        importance.scores,
+        ranking.scores,
         adapter=request.adapter,
         replaced_layer_share=request.replaced_layer_share,
         removed_rank_share=0.0,
         replaced_role=LayerRole.DROPPED,
-        group_size=importance.settings.fixed_group_size,
+        group_size=ranking.group_size,
     )
     return build_emulator(full, plan, {}, harmonizer_rank=1)

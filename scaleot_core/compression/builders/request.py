@@ -32,6 +32,8 @@ class EmulatorRequest:
 
     adapter: frozenset[int]
     """The original indices of the layers that carry the adapter."""
+    control_scores: tuple[float, ...] | None
+    """A control's scores, to rank the layers by in place of the learnt ones; none where these count."""
     replaced_layer_share: float
     """The paper's alpha: share of the other layers that do not stay."""
     removed_rank_share: float
@@ -57,6 +59,23 @@ class PublicKnowledge:
     """The text itself as token ids (blocks, tokens), read when a builder asks for it."""
     importance: Callable[[], ImportanceReport]
     """Scores and harmonizers; computed, or found, when a builder asks for them."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What ranks the layers for a builder that leaves out the least important."""
+
+    scores: tuple[float, ...]
+    group_size: int | None
+    """Of the fixed groups within which alone the scores compare; none where they compare over all layers."""
+
+
+def layer_ranking(request: EmulatorRequest, public: PublicKnowledge) -> Ranking:
+    """Returns the control's scores that the request brings, or else those of Dynamic LayerReplace."""
+    if request.control_scores is not None:
+        return Ranking(request.control_scores, None)
+    importance = public.importance()
+    return Ranking(importance.scores, importance.settings.fixed_group_size)
 
 
 @runtime_checkable

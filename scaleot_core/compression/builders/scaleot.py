@@ -3,11 +3,12 @@
 Source: ScaleOT (Yao, Tan, Ye, Li, Zhao, Liu, Wang, Zhu, AAAI 2025, arXiv 2412.09812), stage 2.
 
 [open] Which layers carry the adapter (``adapter_rule``) and how rank is removed (``rank_criterion``): the paper says
-the most important, and truncated singular values. Differs from the paper: nothing else.
+the most important, and truncated singular values. Differs from the paper: a control's scores can choose the layers
+to replace in place of the learnt ones (``layer_scores``); the harmonizers stay the learnt ones. Nothing else.
 """
 
 from scaleot_core.compression.activation_rank import nearest_in_output
-from scaleot_core.compression.builders.request import EmulatorRequest, PublicKnowledge
+from scaleot_core.compression.builders.request import EmulatorRequest, PublicKnowledge, layer_ranking
 from scaleot_core.compression.emulator import Emulator, build_emulator
 from scaleot_core.compression.plan import plan_layers
 from scaleot_core.compression.rank import Factorize, nearest, targeted_linears
@@ -17,14 +18,14 @@ from scaleot_core.progress import Reporter
 
 def build(full: LanguageModel, request: EmulatorRequest, public: PublicKnowledge, *, reporter: Reporter) -> Emulator:
     """Builds the emulator from (N_a, alpha, beta): the least important layers replaced, the rest at lower rank."""
-    importance = public.importance()
+    importance, ranking = public.importance(), layer_ranking(request, public)
     plan = plan_layers(
-        importance.scores,
+        ranking.scores,
         adapter=request.adapter,
         replaced_layer_share=request.replaced_layer_share,
         removed_rank_share=request.removed_rank_share,
         rank_target=request.rank_target,
-        group_size=importance.settings.fixed_group_size,
+        group_size=ranking.group_size,
     )
     return build_emulator(
         full,

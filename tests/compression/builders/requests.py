@@ -11,6 +11,7 @@ from scaleot_core.compression.plan import RankTarget
 
 _REQUEST = EmulatorRequest(
     adapter=frozenset({0, 5}),
+    control_scores=None,
     replaced_layer_share=0.5,
     removed_rank_share=0.0,
     rank_target=RankTarget.ATTENTION,

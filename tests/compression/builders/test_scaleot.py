@@ -82,6 +82,26 @@ def test_only_scores_of_fixed_groups_are_compared_within_a_group(
     assert plan.indices(LayerRole.REPLACED) + plan.indices(LayerRole.DROPPED) == gone
 
 
+@pytest.mark.parametrize(("builder", "reads_importance"), [("scaleot", True), ("importance_drop", False)])
+def test_a_controls_scores_choose_the_layers_in_place_of_the_learnt_ones(
+    full: LanguageModel, known: PublicKnowledge, builder: str, reads_importance: bool
+) -> None:
+    """Of layers 1 to 4 the two lowest by the control are 3 and 1, also where learnt scores compare within groups."""
+    settings = importance_settings(harmonizer_rank=RANK, regroup="fixed", group_size=2)
+    report = dataclasses.replace(known.importance(), settings=settings)
+    read = []
+
+    def importance() -> ImportanceReport:
+        read.append(report)
+        return report
+
+    request = emulator_request(control_scores=(0.0, 0.2, 0.4, 0.1, 0.3, 0.0))
+    public = dataclasses.replace(known, importance=importance)
+    plan = BUILDERS[builder](full, request, public, reporter=SilentReporter()).plan
+    assert plan.indices(LayerRole.REPLACED) + plan.indices(LayerRole.DROPPED) == (1, 3)
+    assert bool(read) == reads_importance, "harmonizers come with the learnt scores; dropping needs neither"
+
+
 @pytest.mark.parametrize(
     ("target", "attention", "feed_forward"),
     [(RankTarget.ATTENTION, 0.5, 1.0), (RankTarget.FEED_FORWARD, 1.0, 0.5), (RankTarget.BOTH, 0.5, 0.5)],
