@@ -191,8 +191,12 @@ def _find_or_estimate(
     digest = importance_digest(full.digest, blocks, settings)
     cache = importance_cache(full)
     found = find_importance(digest, (SHIPPED_DIRECTORY, cache))
+    if found is not None:
+        return found
+    if (cache / digest).exists():
+        reporter.note(f"the importance report in {cache / digest} is damaged or of another version: it is made again")
     # As saved, so that the second run equals the first.
-    return found or save_importance(timed_importance(full, blocks, section, reporter), cache / digest)
+    return save_importance(timed_importance(full, blocks, section, reporter), cache / digest)
 
 
 def importance_cache(full: LanguageModel) -> Path:

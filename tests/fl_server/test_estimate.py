@@ -1,12 +1,14 @@
 """What ``scaleot estimate`` learns is what the next run takes."""
 
+import io
+import json
 from pathlib import Path
 
 import pytest
 
 from fl_server.compress import Workbench, importance_cache, load_full_model
 from scaleot_core.config import to_toml
-from scaleot_core.progress import SilentReporter
+from scaleot_core.progress import LogReporter, SilentReporter
 from tests.support.tiny_task import tiny_run, write_task
 from tests.support.verbs import scaleot
 
@@ -51,3 +53,22 @@ def test_another_folder_gets_the_report_if_it_is_asked_to(
     (tmp_path / "file").write_text("")
     assert scaleot("estimate", task / "run.toml", "--out", tmp_path / "file") == 2
     assert "give --out another one" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", '{"scores": []}'], ids=["damaged", "of-another-version"])
+def test_a_report_that_cannot_be_read_is_made_again_and_the_run_says_so(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], content: str
+) -> None:
+    monkeypatch.setenv("SCALEOT_CACHE", str(tmp_path / "cache"))
+    assert scaleot("estimate", task / "run.toml") == 0
+    scores = Path(capfd.readouterr().out.strip()) / "importance.json"
+    whole = scores.read_bytes()
+    scores.write_text(content)
+    run, log = tiny_run(task), io.StringIO()
+    full = load_full_model(run.model, SilentReporter())
+    assert Workbench(full, run, LogReporter(log)).importance().scores == tuple(json.loads(whole)["scores"])
+    said = f"the importance report in {scores.parent} is damaged or of another version: it is made again"
+    assert said in log.getvalue()
+    log.truncate(0)
+    Workbench(full, run, LogReporter(log)).importance()
+    assert "made again" not in log.getvalue()

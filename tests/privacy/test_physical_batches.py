@@ -75,9 +75,10 @@ def test_forward_passes_have_twice_as_many_rows_at_most_on_a_gpu(expected: float
 
 
 @pytest.mark.parametrize(
-    ("tokens", "on_cpu", "on_gpu"), [(8, 16, 16), (32, 16, 16), (64, 8, 16), (128, 4, 8), (512, 4, 4)]
+    ("tokens", "on_cpu", "on_gpu"),
+    [(8, 16, 16), (32, 16, 16), (64, 8, 16), (128, 4, 16), (512, 4, 16), (1024, 4, 8), (16384, 4, 1)],
 )
-def test_long_batches_have_fewer_rows_and_no_more_tokens(tokens: int, on_cpu: int, on_gpu: int) -> None:
+def test_long_batches_have_fewer_rows_and_on_a_gpu_no_more_than_fill_it(tokens: int, on_cpu: int, on_gpu: int) -> None:
     assert (rows_in(tokens, 16, CPU), rows_in(tokens, 16, GPU)) == (on_cpu, on_gpu)
     assert rows_in(tokens, 1, CPU) == 1
     example = random_examples(1, lengths=(tokens, tokens + 1))

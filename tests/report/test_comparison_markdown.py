@@ -33,6 +33,17 @@ def test_no_text_of_a_run_breaks_the_table(variant: str) -> None:
     assert row.replace("\\|", "").count("|") == 9
 
 
+def test_the_last_lines_name_each_machine_and_its_days() -> None:
+    origins = [{"machine": "A", "date": "2026-11-27"}, {"machine": "B, 1 thread", "date": "2026-11-26"}]
+    points = [
+        {**example_point(seed=0), "origins": origins},
+        {**example_point(seed=1), "origins": [{"machine": "A", "date": "2026-11-25"}]},
+    ]
+    lines = comparison_markdown(summarize(points, CONFIG, VERSIONS)).splitlines()
+    assert lines[-3:] == ["Computed on A: 2026-11-25 to 2026-11-27.", "", "Computed on B, 1 thread: 2026-11-26."]
+    assert "Computed" not in comparison_markdown(summarize([example_point()], CONFIG, VERSIONS)), "older results"
+
+
 BENCHMARKS = sorted((Path(__file__).parents[2] / "deploy" / "benchmarks").glob("*.json"))  # others lie in folders
 
 
@@ -79,3 +90,23 @@ def test_every_mean_and_deviation_in_a_table_of_the_page_stands_in_its_results(s
     rows = "\n".join(line for line in section.splitlines() if line.startswith("|"))
     for told in (tuple(map(float, found)) for found in spread.findall(rows)):
         assert any(max(abs(a - b) for a, b in zip(told, one, strict=True)) < 0.0501 for one in measured), told
+
+
+FROM_THE_DATA_ALONE = "| always the same position"
+"""A row that no model is behind, of tables that are older than the floors in the results."""
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=[section.partition("\n")[0] for section in SECTIONS])
+def test_every_other_figure_in_a_table_of_the_page_stands_in_its_results_too(section: str) -> None:
+    """Whatever has a decimal, but for the first column, which names settings; shares of the reference from the JSON."""
+    decimal = re.compile(r"(?<![\d.,])\d[\d,]*\.\d+")
+    names = re.findall(r"\]\(([a-z0-9-]+)\.md\)", section)
+    texts = [BENCHMARKS[0].with_name(f"{name}.md").read_text(encoding="utf-8") for name in names]
+    measured = {float(figure.replace(",", "")) for text in texts for figure in decimal.findall(text)}
+    for name in names:
+        found = json.loads(BENCHMARKS[0].with_name(f"{name}.json").read_text(encoding="utf-8"))
+        shares = [row["share_of_full_fine_tuning"] for row in found["rows"] + found["means"]]
+        measured |= {100 * share["mean"] for share in shares if share}
+    rows = [line for line in section.splitlines() if line.startswith("|") and not line.startswith(FROM_THE_DATA_ALONE)]
+    for told in (figure for row in rows for figure in decimal.findall("|".join(row.split("|")[2:]))):
+        assert any(abs(float(told.replace(",", "")) - one) < 0.0501 for one in measured), told

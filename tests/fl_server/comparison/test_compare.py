@@ -61,11 +61,11 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def without_seconds(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_seconds_and_origins(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     times = ("importance_seconds", "build_seconds")
     return [
         {
-            **{key: value for key, value in one.items() if key != "tuning_seconds"},
+            **{key: value for key, value in one.items() if key not in ("tuning_seconds", "origins")},
             "emulator": {key: value for key, value in one["emulator"].items() if key not in times},
         }
         for one in results
@@ -164,7 +164,9 @@ def test_a_killed_comparison_goes_on_where_it_was_and_gives_the_same(task: Path,
         returncodes.append(child.returncode)
     assert returncodes.count(-signal.SIGKILL) >= 2, f"most must be killed, not end by themselves: {returncodes}"
     assert 0 < num_results_in(tmp_path / "killed") < num_results, "no kill came in the middle: the test shows nothing"
-    assert without_seconds(compare(run, tmp_path / "killed", SilentReporter())) == without_seconds(undisturbed)
+    assert without_seconds_and_origins(
+        compare(run, tmp_path / "killed", SilentReporter())
+    ) == without_seconds_and_origins(undisturbed)
 
 
 def test_a_point_found_in_the_store_counts_as_done_and_is_not_timed(
@@ -378,7 +380,7 @@ def test_points_that_differ_in_data_or_adapter_share_what_does_not_depend_on_it_
     def compared(*names: str, into: str) -> list[dict[str, Any]]:
         asked = ", ".join(f"{name} = {variants[name]}" for name in names)
         run = tiny_run(task, *ONE_STEP, f"compare.variants={{ {asked} }}")
-        return without_seconds(compare(run, tmp_path / into, SilentReporter()))
+        return without_seconds_and_origins(compare(run, tmp_path / into, SilentReporter()))
 
     points = {point["labels"]["variant"]: point for point in compared(*variants, into="shared")}
     counts = {what: num_results_in(tmp_path / "shared", what) for what in ("emulator", "zero-shot", "tuned")}

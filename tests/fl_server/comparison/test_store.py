@@ -1,10 +1,11 @@
 import json
 import multiprocessing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from fl_server.comparison.store import RESULTS_FOLDER, VERSION_FILE, ResultStore
+from fl_server.comparison.store import RESULTS_FOLDER, VERSION_FILE, Origin, ResultStore
 from scaleot_core.errors import OutputError
 
 VERSIONS = {"scaleot": "1", "torch": "2"}
@@ -21,6 +22,14 @@ def test_a_result_is_computed_once_and_found_by_a_later_store(tmp_path: Path) ->
     assert ResultStore(tmp_path, VERSIONS, "a machine").get_or_compute("figure", {"a": 1}, never).values == {
         "loss": 0.25
     }
+
+
+def test_a_result_keeps_the_machine_and_the_day_that_computed_it(tmp_path: Path) -> None:
+    first = ResultStore(tmp_path, VERSIONS, "first").get_or_compute("figure", {"a": 1}, lambda: {"loss": 1})
+    later = ResultStore(tmp_path, VERSIONS, "second")
+    assert later.get_or_compute("figure", {"a": 1}, never) == first
+    assert first.origin == Origin("first", datetime.now(UTC).date().isoformat())
+    assert later.get_or_compute("figure", {"a": 2}, lambda: {"loss": 1}).origin.machine == "second"
 
 
 def test_a_store_counts_what_it_computed_and_not_what_it_found(tmp_path: Path) -> None:
