@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -110,3 +111,17 @@ def test_every_other_figure_in_a_table_of_the_page_stands_in_its_results_too(sec
     rows = [line for line in section.splitlines() if line.startswith("|") and not line.startswith(FROM_THE_DATA_ALONE)]
     for told in (figure for row in rows for figure in decimal.findall("|".join(row.split("|")[2:]))):
         assert any(abs(float(told.replace(",", "")) - one) < 0.0501 for one in measured), told
+
+
+def test_the_rank_correlations_in_the_page_are_those_of_the_report_beside_it() -> None:
+    [section] = [part for part in PAGE.split("\n## ") if "](layers/" in part]
+    layers = json.loads(BENCHMARKS[0].with_name("layers").joinpath("smollm2-135m.json").read_text(encoding="utf-8"))
+    found, measures = layers["rank_correlation"], ["importance", "leave_one_out", "angular_change", "cka", "random"]
+    rows = [line.split("|")[2:6] for line in section.splitlines() if line.startswith("|")][2:]
+    told = {
+        (one, other): cell.strip()
+        for one, row in zip(measures, rows, strict=False)
+        for other, cell in zip(measures[1:], row, strict=True)
+    }
+    pairs = list(itertools.combinations(measures, 2))
+    assert {pair: told[pair] for pair in pairs} == {(one, other): f"{found[one][other]:.2f}" for one, other in pairs}
