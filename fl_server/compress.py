@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 
@@ -15,7 +15,7 @@ from scaleot_core.assets.store import cache_directory
 from scaleot_core.compression.adaptation import adaptation_scores
 from scaleot_core.compression.adapter_rule import BY_IMPORTANCE, AdapterRule, adapter_layers
 from scaleot_core.compression.builders import BUILDERS, Distillation, EmulatorRequest, PublicKnowledge
-from scaleot_core.compression.controls import control_scores
+from scaleot_core.compression.controls import TextControlName, control_scores, random_scores
 from scaleot_core.compression.emulator import Emulator
 from scaleot_core.compression.importance import ImportanceReport, ImportanceSettings, estimate_importance
 from scaleot_core.compression.importance_store import (
@@ -36,6 +36,9 @@ from scaleot_core.training.data import Record, TextRecord, read_records, text_bl
 
 _TimedScores = tuple[tuple[float, ...], float]
 """Scores of all layers, and the seconds that they took."""
+
+_RANKING_BUILDERS = ("scaleot", "importance_drop")
+"""The builders that leave out the least important layers."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -59,14 +62,21 @@ def load_full_model(section: ModelSection, reporter: Reporter) -> LanguageModel:
 
 def needs_importance(section: EmulatorSection) -> bool:
     """Tells whether the builder or the adapter rule asks for importance scores."""
-    if section.builder == "importance_drop" and section.layer_scores == "importance":
+    if _control_of(section) is None and section.builder in _RANKING_BUILDERS:
         return True
     return section.builder == "scaleot" or section.adapter_rule in BY_IMPORTANCE
 
 
 def reads_text_for_control(section: EmulatorSection) -> bool:
     """Tells whether the builder ranks the layers by a control that reads public text."""
-    return section.builder in ("scaleot", "importance_drop") and section.layer_scores not in ("importance", "random")
+    return _control_of(section) not in (None, "random")
+
+
+def _control_of(section: EmulatorSection) -> TextControlName | Literal["random"] | None:
+    """Returns the control whose scores rank the layers for the builder; none where it ranks none, or by importance."""
+    if section.builder not in _RANKING_BUILDERS or section.layer_scores == "importance":
+        return None
+    return section.layer_scores
 
 
 def disclosure_basis(run: RunFile, reporter: Reporter) -> str:
@@ -158,23 +168,24 @@ class Workbench:
         return seconds
 
     def _control_scores(self, section: EmulatorSection) -> tuple[tuple[float, ...] | None, float]:
-        measure, num_blocks, seed = section.layer_scores, section.public_blocks, self._run.importance.seed
-        if measure == "importance":
+        measure, num_blocks = _control_of(section), section.public_blocks
+        if measure is None:
             return None, 0.0
+        if measure == "random":
+            return random_scores(self._full.layout.num_layers, self._run.importance.seed), 0.0
 
         def compute() -> tuple[float, ...]:
-            return control_scores(measure, self._full, self.blocks()[:num_blocks], seed=seed, **self._reading())
+            blocks, batch_size = self.blocks()[:num_blocks], self._run.importance.batch_size
+            return control_scores(measure, self._full, blocks, batch_size=batch_size, reporter=self._reporter)
 
         return self._timed_once((measure, num_blocks), compute)
 
     def _adaptation_scores(self, num_blocks: int) -> tuple[tuple[float, ...], float]:
         def compute() -> tuple[float, ...]:
-            return adaptation_scores(self._full, self.blocks()[:num_blocks], **self._reading())
+            blocks, batch_size = self.blocks()[:num_blocks], self._run.importance.batch_size
+            return adaptation_scores(self._full, blocks, batch_size=batch_size, reporter=self._reporter)
 
         return self._timed_once(("gradient", num_blocks), compute)
-
-    def _reading(self) -> dict[str, Any]:
-        return {"batch_size": self._run.importance.batch_size, "reporter": self._reporter}
 
     def _timed_once(self, key: tuple[str, int], compute: Callable[[], tuple[float, ...]]) -> _TimedScores:
         if key not in self._scores:

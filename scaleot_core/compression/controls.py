@@ -20,7 +20,8 @@ from scaleot_core.progress import Reporter
 from scaleot_core.seeds import generator_for
 from scaleot_core.shapes import HiddenStates, TokenBlocks
 
-ControlName: TypeAlias = Literal["leave_one_out", "angular_change", "cka", "random"]
+TextControlName: TypeAlias = Literal["leave_one_out", "angular_change", "cka"]
+"""The controls that read public text; the other is chance."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,13 @@ class ActivationChanges:
 
 
 def control_scores(
-    measure: ControlName,
-    full: LanguageModel,
-    public_blocks: TokenBlocks,
-    *,
-    batch_size: int,
-    seed: int,
-    reporter: Reporter,
+    measure: TextControlName, full: LanguageModel, public_blocks: TokenBlocks, *, batch_size: int, reporter: Reporter
 ) -> tuple[float, ...]:
-    """Returns the scores of all layers by one control, which ``public_blocks`` (blocks, tokens) and ``seed`` decide.
+    """Returns the scores of all layers by one control, read off ``public_blocks`` (blocks, tokens).
 
     Raises:
         ModelError: as ``leave_one_out`` and ``activation_changes``.
     """
-    if measure == "random":
-        return random_scores(full.layout.num_layers, seed)
     if measure == "leave_one_out":
         return leave_one_out(full, public_blocks, batch_size=batch_size, reporter=reporter)
     changes = activation_changes(full, public_blocks, batch_size=batch_size, reporter=reporter)

@@ -74,10 +74,10 @@ def physical_batches(
 def rows_in(tokens: int, rows: int, device: torch.device) -> int:
     """Returns the rows of a batch of ``tokens`` tokens a row where short ones have ``rows``: both are public."""
     if device.type == "cuda":
-        alike, least = _FIRST_RUNG_OF_GPU, _GPU_PASS_TOKENS // tokens
+        tokens_with_all_rows, fewest_rows = _FIRST_RUNG_OF_GPU, _GPU_PASS_TOKENS // tokens
     else:
-        alike, least = _MOST_TOKENS_WITH_ALL_ROWS, _FEWEST_ROWS
-    return max(rows * alike // max(tokens, alike), min(rows, least), 1)
+        tokens_with_all_rows, fewest_rows = _MOST_TOKENS_WITH_ALL_ROWS, _FEWEST_ROWS
+    return max(rows * tokens_with_all_rows // max(tokens, tokens_with_all_rows), min(rows, fewest_rows), 1)
 
 
 def gradient_rows(expected_batch_size: float, device: torch.device) -> int:

@@ -34,19 +34,18 @@ def reads_while_built(full: LanguageModel, run: RunFile) -> bool:
 def test_the_emulators_that_are_said_to_read_the_public_text_are_those_that_do() -> None:
     full = tiny_language_model("llama")
     fields = EmulatorSection.model_fields
-    builders, rules = (get_args(fields[name].annotation) for name in ("builder", "adapter_rule"))
+    builders, rules, scores = (
+        get_args(fields[name].annotation) for name in ("builder", "adapter_rule", "layer_scores")
+    )
     said = {}
-    for builder, rule, replaced, removed in product(builders, rules, (0.0, 0.5, 1.0), (0.0, 0.5)):
-        asked = {"builder": builder, "adapter_rule": rule, "replaced_layer_share": replaced}
+    for builder, rule, score, replaced, removed in product(builders, rules, scores, (0.0, 0.5, 1.0), (0.0, 0.5)):
+        asked = {"builder": builder, "adapter_rule": rule, "layer_scores": score, "replaced_layer_share": replaced}
         asked |= {"removed_rank_share": removed, "num_adapter_layers": 2}
         run = read_run_file(None, [f"emulator.{name}={value}" for name, value in asked.items()])
-        said[builder, rule, replaced, removed] = reads_public_text(run)
+        said[builder, rule, score, replaced, removed] = reads_public_text(run)
         assert reads_public_text(run) is reads_while_built(full, run), asked
-    assert {builder for (builder, rule, *_), reads in said.items() if rule == "ends" and not reads} == {
-        "uniform",
-        "gradot",
-        "distilled",
-    }
+    textless = {(builder, score) for (builder, rule, score, *_), reads in said.items() if rule == "ends" and not reads}
+    assert textless == {*product(("uniform", "gradot", "distilled"), scores), ("importance_drop", "random")}
 
 
 @pytest.mark.parametrize(("steps", "reads"), [("[]", False), ("[0]", True), ("[2, 4]", True)])

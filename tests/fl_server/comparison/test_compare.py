@@ -43,6 +43,7 @@ json.dump(compare(read_run_file(Path(sys.argv[1]), []), Path(sys.argv[2]), Silen
 """
 
 
+DROP_BY_CONTROL = '"emulator.builder" = "importance_drop", "emulator.layer_scores" = "cka"'
 ONE_STEP = (
     "evaluation.full_fine_tuning=false",
     "evaluation.examples=6",
@@ -255,6 +256,7 @@ def test_what_one_builder_alone_would_stumble_over_is_refused_before_any_work(
         ('"emulator.adapter_rule" = "gradient"', "importance.block_tokens=400", "expected at most 128"),
         ('"emulator.adapter_rule" = "gradient"', "importance.text={task}/empty.txt", "expected at least 2"),
         ('"model_privacy.healing_steps" = [2]', "importance.block_tokens=400", "expected at most 128"),
+        (DROP_BY_CONTROL, "importance.block_tokens=400", "expected at most 128"),
     ],
 )
 def test_public_text_that_the_last_point_alone_cannot_read_is_refused_before_any_work(
