@@ -62,9 +62,8 @@ def load_full_model(section: ModelSection, reporter: Reporter) -> LanguageModel:
 
 def needs_importance(section: EmulatorSection) -> bool:
     """Tells whether the builder or the adapter rule asks for importance scores."""
-    if _control_of(section) is None and section.builder in _RANKING_BUILDERS:
-        return True
-    return section.builder == "scaleot" or section.adapter_rule in BY_IMPORTANCE
+    drops_by_it = section.builder == "importance_drop" and section.layer_scores == "importance"
+    return section.builder == "scaleot" or drops_by_it or section.adapter_rule in BY_IMPORTANCE
 
 
 def reads_text_for_control(section: EmulatorSection) -> bool:
