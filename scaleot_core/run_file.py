@@ -5,6 +5,8 @@ range and one sentence about it, which ``to_toml`` writes beside the value. A ke
 ``config`` too.
 """
 
+import json
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args
 
@@ -287,6 +289,15 @@ class CompareSection(Section):
         if len(set(values)) < len(values):
             raise PydanticCustomError("scaleot", "each once: a row would count a run twice")
         return values
+
+    @field_validator("tasks", mode="after")
+    @classmethod
+    def _named_for_files(cls, tasks: dict[str, TaskSection]) -> dict[str, TaskSection]:
+        for name in tasks:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                expected = 'letters, digits, ".", "_" and "-" in {name}, which files are named after'
+                raise PydanticCustomError("scaleot", expected, {"name": json.dumps(name)})
+        return tasks
 
     @field_validator("vary", mode="after")
     @classmethod

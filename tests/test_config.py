@@ -125,6 +125,7 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         ("compare.tasks={rte = 'rte'}", 'compare.tasks.rte: got "rte", expected a table'),
         ("compare.tasks={rte = {test = ''}}", "compare.tasks.rte.train: missing, expected a text in quotes, not empty"),
         ("compare.tasks={rte = {trian = 'x', train = 'rte'}}", "compare.tasks.rte.trian: no such key; did you mean"),
+        ("compare.tasks={'a/b' = {train = 'rte'}}", 'letters, digits, ".", "_" and "-" in "a/b", which files are'),
         ("compare.vary=[1]", "got [1], expected a table"),
         ("compare.vary={'adapter.rank' = 4}", "compare.vary.adapter.rank: got 4, expected a list"),
         ("compare.variants={wide = 4}", "compare.variants.wide: got 4, expected a table"),

@@ -1,6 +1,6 @@
 """A comparison as one HTML page that needs nothing else, and its files in the comparison's directory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
@@ -19,14 +19,7 @@ from scaleot_core.report.comparison_phrases import (
     table_cells,
     task_line,
 )
-from scaleot_core.report.comparison_plots import (
-    CaptionedPlot,
-    alpha_plot,
-    beta_plot,
-    cost_plot,
-    front_plot,
-    importance_plot,
-)
+from scaleot_core.report.comparison_plots import STAGE_ONE, CaptionedPlot, comparison_plots
 from scaleot_core.report.files import write_texts
 from scaleot_core.report.html import html_list, html_page, html_pairs, html_plot, html_settings
 from scaleot_core.report.phrases import counted
@@ -35,26 +28,30 @@ TABLE_FILE, MARKDOWN_FILE, PAGE_FILE = "table.json", "table.md", "page.html"
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> tuple[Path, ...]:
-    """Writes ``table.json``, ``table.md`` and ``page.html`` to an existing directory, each whole or not at all.
+    """Writes table, page and plots to an existing directory, each file whole or not at all; returns their paths.
+
+    They are ``table.json``, ``table.md``, ``page.html``, and each of its plots as ``KIND-TASK.svg`` or ``KIND.svg``.
 
     Raises:
         OutputError: the directory cannot be written.
     """
+    plots = comparison_plots(comparison)
     texts = {
         TABLE_FILE: comparison.to_text(),
         MARKDOWN_FILE: comparison_markdown(comparison),
-        PAGE_FILE: comparison_page(comparison),
+        PAGE_FILE: comparison_page(comparison, plots),
+        **{_plot_file(kind, task): plot.svg for (kind, task), plot in plots.items()},
     }
     return write_texts(texts, directory)
 
 
-def comparison_page(comparison: Comparison) -> str:
-    """Returns the whole page; every text that comes from a run is escaped."""
+def comparison_page(comparison: Comparison, plots: Mapping[tuple[str, str], CaptionedPlot]) -> str:
+    """Returns the whole page with the plots of ``comparison_plots``; every text that comes from a run is escaped."""
     builders = len({row.builder for row in comparison.rows})
     title = f"{comparison.config['model']['source']}: {counted(builders, 'emulator builder')} compared"
-    stage_one = _plots([importance_plot(comparison), cost_plot(comparison)])
+    stage_one = _plots(plots, STAGE_ONE)
     parts = [
-        *(_task(name, rows) for name, rows in comparison.blocks.items()),
+        *(part for name, rows in comparison.blocks.items() for part in (*_task(name, rows), *_plots(plots, name))),
         "<h2>What this does not show</h2>",
         f'<div class="limits">{html_list(limits(comparison))}</div>',
         *(["<h2>Stage 1: importance and cost</h2>", *stage_one] if stage_one else []),
@@ -68,18 +65,16 @@ def comparison_page(comparison: Comparison) -> str:
     return html_page(title, parts)
 
 
-def _task(task: str, rows: tuple[ComparedRow, ...]) -> str:
+def _task(task: str, rows: tuple[ComparedRow, ...]) -> list[str]:
     explained = f"{_sentence(notes(rows))} Verbatim share: what of the full model leaves bit for bit."
-    parts = [
+    return [
         f"<h2>{escape(task)}</h2>",
         f"<p>{_sentence(finding(rows))}</p>",
         _floors(rows),
         _rows(rows),
         f'<p class="small">{_sentence(task_line(rows))} {explained}</p>',
         html_list(failure_lines(rows)),
-        *_plots([alpha_plot(rows), beta_plot(rows), front_plot(rows)]),
     ]
-    return "\n".join(parts)
 
 
 def _floors(rows: tuple[ComparedRow, ...]) -> str:
@@ -112,5 +107,9 @@ def _align(title: str) -> str:
     return "" if title in TEXT_COLUMNS else ' class="number"'
 
 
-def _plots(plots: Sequence[CaptionedPlot | None]) -> list[str]:
-    return [html_plot(plot.svg, plot.caption) for plot in plots if plot is not None]
+def _plots(plots: Mapping[tuple[str, str], CaptionedPlot], task: str) -> list[str]:
+    return [html_plot(plot.svg, plot.caption) for (_, of_task), plot in plots.items() if of_task == task]
+
+
+def _plot_file(kind: str, task: str) -> str:
+    return "-".join([kind, *task.split()]) + ".svg"

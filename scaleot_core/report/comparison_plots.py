@@ -59,6 +59,22 @@ class _Panel:
     """What tells its setting of the rest from the others; at the first panel of each."""
 
 
+STAGE_ONE = ""
+"""In place of a task, for the plots that are of every task's emulators."""
+
+
+def comparison_plots(comparison: Comparison) -> dict[tuple[str, str], CaptionedPlot]:
+    """Draws every plot that has something to show, by its kind and task, each task's in the page's order."""
+    plots: dict[tuple[str, str], CaptionedPlot | None] = {}
+    for task, rows in comparison.blocks.items():
+        plots["alpha", task] = alpha_plot(rows)
+        plots["beta", task] = beta_plot(rows)
+        plots["front", task] = front_plot(rows)
+    plots["importance", STAGE_ONE] = importance_plot(comparison)
+    plots["cost", STAGE_ONE] = cost_plot(comparison)
+    return {key: plot for key, plot in plots.items() if plot is not None}
+
+
 def alpha_plot(rows: Sequence[ComparedRow]) -> CaptionedPlot | None:
     """Draws plug-in and emulator of one task against the share of replaced layers, panels for the rest."""
     return _sweep_plot(rows, ALPHA, "alpha: share of the non-adapter layers that is replaced or left out")

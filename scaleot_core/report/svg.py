@@ -52,6 +52,6 @@ def legend(figure: Figure, handles: Sequence[Artist], *, columns: int = 4) -> No
 def svg(figure: Figure) -> str:
     """Returns a figure as an SVG element, the same text for the same figure; call it within ``plot_style``."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

@@ -11,6 +11,7 @@ from scaleot_core.report.comparison_phrases import limits
 from scaleot_core.report.comparison_plots import (
     alpha_plot,
     beta_plot,
+    comparison_plots,
     cost_plot,
     front_plot,
     importance_plot,
@@ -37,10 +38,14 @@ def summary(points: list[dict]) -> Comparison:  # type: ignore[type-arg]
     return summarize(points, CONFIG, VERSIONS)
 
 
+def page_of(comparison: Comparison) -> str:
+    return comparison_page(comparison, comparison_plots(comparison))
+
+
 def test_a_page_with_every_plot_needs_nothing_from_elsewhere() -> None:
     settings = {"emulator.num_adapter_layers": [4], ALPHA: [0.0, 0.5], BETA: [0.0, 0.9]}
     points = grid_points("sst2", ("scaleot", "uniform"), settings)
-    text = comparison_page(summary(points))
+    text = page_of(summary(points))
     elements = outline(text).seen
     assert [tag for tag, _ in elements].count("svg") == 5
     assert {"script", "link", "img", "iframe", "object"}.isdisjoint(tag for tag, _ in elements)
@@ -58,7 +63,7 @@ def test_a_plot_is_there_only_where_its_axis_varies() -> None:
     rows = comparison.rows
     assert alpha_plot(rows) is None and beta_plot(rows) is None and front_plot(rows) is None
     assert importance_plot(comparison) is None and cost_plot(comparison) is None
-    assert "<svg" not in comparison_page(comparison)
+    assert "<svg" not in page_of(comparison)
 
 
 def test_a_sweep_of_one_builder_has_a_panel_for_each_rank_target_and_a_line_for_each_model() -> None:
@@ -165,7 +170,7 @@ def test_text_from_a_run_can_become_neither_markup_nor_a_formula() -> None:
     ]
     points[1]["failed"] = hostile
     config = {"model": {"source": hostile}, hostile: {hostile: hostile}}
-    text = comparison_page(summarize(points, config, {hostile: hostile}))
+    text = page_of(summarize(points, config, {hostile: hostile}))
     assert hostile not in text
     assert "script" not in {tag for tag, _ in outline(text).seen}
 
@@ -196,14 +201,28 @@ def test_the_limits_of_one_seed_with_a_failure_and_an_unknown_cost() -> None:
 def test_all_files_are_written_and_the_same_comparison_gives_the_same_page(tmp_path: Path) -> None:
     comparison = summary([example_point()])
     (tmp_path / "comparison.json").write_text("the store's stamp")
-    table, _, page = write_comparison(comparison, tmp_path)
+    table, _, page, importance = write_comparison(comparison, tmp_path)
     written = {path.name for path in tmp_path.iterdir()}
-    assert written == {"comparison.json", "page.html", "table.json", "table.md"}
+    assert written == {"comparison.json", "page.html", "table.json", "table.md", importance.name}
     assert len(json.loads(table.read_text(encoding="utf-8"))["points"]) == 1
-    assert page.read_text(encoding="utf-8") == comparison_page(comparison)
+    assert page.read_text(encoding="utf-8") == page_of(comparison)
+
+
+def test_every_plot_of_the_page_is_a_file_of_its_own_too(tmp_path: Path) -> None:
+    settings = {"emulator.num_adapter_layers": [4], ALPHA: [0.0, 0.5]}
+    builders = ("scaleot", "uniform")
+    comparison = summary(grid_points("a", builders, settings) + grid_points("b", builders, settings))
+    write_comparison(comparison, tmp_path)
+    names = {"alpha-a", "front-a", "alpha-b", "front-b", "alpha-mean-over-2-tasks", "front-mean-over-2-tasks"}
+    files = {path.stem: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.svg")}
+    assert files.keys() == {*names, "importance", "cost"}
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for name, text in files.items():
+        assert outline(text).seen[0][0] == "svg" and 'xmlns="http://www.w3.org/2000/svg"' in text, name
+        assert text in page, name
 
 
 def test_a_directory_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
-    names = r"table\.json, table\.md, page\.html"
+    names = r"table\.json, table\.md, page\.html, importance\.svg"
     with pytest.raises(OutputError, match=rf"{names} cannot be written to .*nowhere: No such file"):
         write_comparison(summary([example_point()]), tmp_path / "nowhere")
