@@ -22,6 +22,7 @@ from scaleot_core.errors import (
 )
 from scaleot_core.federation.messages import Payload, Refusal, encode_statement
 from scaleot_core.federation.signing import sign
+from scaleot_core.out_of_memory import is_out_of_memory
 
 FAILURE_LOG = "failure.log"
 
@@ -33,7 +34,6 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (ModelError, "emulator"),
     (OutputError, "own_disk"),
     (InputError, "own_files"),
-    (MemoryError, "memory"),
 )
 """The first row that fits; an error of no row is a fault of ours or of the machine, and is called ``internal``."""
 
@@ -79,4 +79,6 @@ def _code(error: BaseException) -> str:
         return error.code
     if isinstance(error, MalformedTensorsError):
         return f"adapter.{error.reason}"
+    if is_out_of_memory(error):
+        return "memory"
     return next((code for kind, code in _CODES if isinstance(error, kind)), "internal")

@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from scaleot_core.errors import ScaleOTError
+from scaleot_core.out_of_memory import is_out_of_memory, out_of_memory_message
 from scaleot_core.termination import ended_by_sigterm
 
 VERBS_GROUP = "scaleot.verbs"
@@ -29,7 +30,7 @@ GROUPS = {
 }
 """What ``--help`` says of each group of verbs."""
 INTERRUPTED = 130
-BUG = 1
+FAILED = 1
 
 LIBRARY_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -67,8 +68,10 @@ def run(arguments: Sequence[str], verbs: Iterable[EntryPoint]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except Exception:  # noqa: BLE001 - the one place where the unforeseen becomes a bug report
-        return _fail(_bug_report(traceback.format_exc()), BUG)
+    except Exception as error:  # noqa: BLE001 - the one place where the unforeseen becomes a bug report
+        if is_out_of_memory(error):
+            return _fail(f"error: {out_of_memory_message(error)}", FAILED)
+        return _fail(_bug_report(traceback.format_exc()), FAILED)
     if status == INTERRUPTED:
         return _fail("interrupted", INTERRUPTED)
     return status if isinstance(status, int) else 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 import typer
 
 from scaleot_core.cli import GROUPS, VERBS_GROUP, _build_app, run
@@ -51,6 +52,10 @@ def has_a_bug() -> None:
     raise KeyError("unforeseen")
 
 
+def runs_out_of_memory() -> None:
+    torch.empty(1 << 60)
+
+
 def is_interrupted() -> None:
     raise KeyboardInterrupt
 
@@ -65,6 +70,7 @@ VERBS = [
         meets_a_forged_ledger,
         passes_the_budget,
         has_a_bug,
+        runs_out_of_memory,
         is_interrupted,
     )
 ]
@@ -80,6 +86,7 @@ CHECK = [EntryPoint("check", "fl_server.commands:check", "scaleot.verbs")]
         ("meets-a-forged-ledger", 3, "error: privacy ledger ledger, line 3: it was changed\n"),
         ("passes-the-budget", 4, "Rounds of this kind that still fit: 5\n"),
         ("is-interrupted", 130, "interrupted"),
+        ("runs-out-of-memory", 1, "(batch_size of [federation], [importance], and full_fine_tuning_batch_size)"),
         ("no-such-verb", 2, "No such command 'no-such-verb'"),
     ],
 )

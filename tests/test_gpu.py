@@ -10,6 +10,7 @@ import torch
 from fl_server.comparison.compare import compare
 from fl_server.simulation import simulate
 from scaleot_core.adapters.adapter import AttachedAdapter
+from scaleot_core.out_of_memory import is_out_of_memory
 from scaleot_core.privacy.dp_sgd import DPSGD, sum_clipped_gradients
 from scaleot_core.privacy.dpzero import DPZero
 from scaleot_core.privacy.release import LocalTask
@@ -119,3 +120,9 @@ def test_differences_of_losses_come_in_whole_passes_and_are_the_cpus() -> None:
         assert way.rows > 1, way.reason
         differences.append(example_differences(settings, LocalTask(one, examples[:3], 0, way), examples[:3], 0))
     assert differences[1] == pytest.approx(differences[0], abs=2e-3)
+
+
+def test_a_gpu_s_memory_that_runs_out_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50, device="cuda")
+    assert is_out_of_memory(caught.value)

@@ -13,6 +13,7 @@ from scaleot_core.report.comparison_phrases import (
     finding,
     floor_text,
     notes,
+    origin_lines,
     settings_line,
     table_cells,
     task_line,
@@ -28,7 +29,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         for line in (*failure_lines(rows), finding(rows)):
             console.print(Text(line))
         console.print()
-    console.print(Text(f"{notes(comparison.rows)}. Full precision: --json and table.json."))
+    for line in (*origin_lines(comparison.points), f"{notes(comparison.rows)}. Full precision: --json and table.json."):
+        console.print(Text(line))
 
 
 def _floors(rows: tuple[ComparedRow, ...]) -> Table:

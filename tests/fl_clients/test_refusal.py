@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from fl_clients.policy import DATA_OWNER_FILE
 from fl_clients.refusal import refuse
@@ -39,6 +40,7 @@ def owner(directory: Path, privacy: str = "") -> Path:
         (OutputError("secret"), "own_disk"),
         (InputError("secret"), "own_files"),
         (MemoryError("secret"), "memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. secret"), "memory"),
         (RuntimeError("secret"), "internal"),
     ],
 )

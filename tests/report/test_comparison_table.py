@@ -32,6 +32,13 @@ def test_a_block_has_the_floors_and_a_row_for_each_builder_and_setting() -> None
     assert ["uniform", "0", "55.0", "80.0±0.8", "87.0±0.8", "+7.0±1.6", "83.0", "%", "4.5"] in lines
 
 
+def test_the_machine_and_its_days_are_named() -> None:
+    points = [
+        {**example_point(seed=seed), "origins": [{"machine": "A, 1 thread", "date": "2026-11-27"}]} for seed in (0, 1)
+    ]
+    assert printed(points).count("Computed on A, 1 thread: 2026-11-27.") == 1
+
+
 def test_every_task_has_its_own_block_in_its_own_measure() -> None:
     points = grid_points("sst2", ("scaleot",), {}) + grid_points("wikitext", ("scaleot",), {}, text_figures)
     text = printed(points)
