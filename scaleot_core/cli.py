@@ -69,9 +69,8 @@ def run(arguments: Sequence[str], verbs: Iterable[EntryPoint]) -> int:
         error.show()
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - the one place where the unforeseen becomes a bug report
-        if is_out_of_memory(error):
-            return _fail(f"error: {out_of_memory_message(error)}", FAILED)
-        return _fail(_bug_report(traceback.format_exc()), FAILED)
+        is_bug = not is_out_of_memory(error)
+        return _fail(_bug_report(traceback.format_exc()) if is_bug else f"error: {out_of_memory_message(error)}", FAILED)
     if status == INTERRUPTED:
         return _fail("interrupted", INTERRUPTED)
     return status if isinstance(status, int) else 0
