@@ -69,8 +69,8 @@ def run(arguments: Sequence[str], verbs: Iterable[EntryPoint]) -> int:
         error.show()
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - the one place where the unforeseen becomes a bug report
-        is_bug = not is_out_of_memory(error)
-        return _fail(_bug_report(traceback.format_exc()) if is_bug else f"error: {out_of_memory_message(error)}", FAILED)
+        has_run_out = is_out_of_memory(error)
+        return _fail(f"error: {out_of_memory_message(error)}" if has_run_out else _bug_report(), FAILED)
     if status == INTERRUPTED:
         return _fail("interrupted", INTERRUPTED)
     return status if isinstance(status, int) else 0
@@ -132,9 +132,9 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _bug_report(trace: str) -> str:
+def _bug_report() -> str:
     return (
         f"scaleot {importlib.metadata.version('scaleot')} met an error that it did not foresee: a bug. Please report "
         "the lines below, after a look that they show nothing private.\n\n"
-        f"Python {platform.python_version()} on {platform.platform()}\n{trace}"
+        f"Python {platform.python_version()} on {platform.platform()}\n{traceback.format_exc()}"
     )
