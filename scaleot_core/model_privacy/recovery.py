@@ -31,12 +31,17 @@ class Yardstick:
     floors: Floors
 
     def recovered(self, attack: Metrics) -> Recovery:
-        """Returns ``(attack - floor) / (full - floor)`` for the accuracy, for the loss, and for F1."""
-        return Recovery(
-            accuracy=_share_of_way(attack.accuracy, self.floors.accuracy, self.full.accuracy),
-            loss=_share_of_way(attack.loss, self.floors.loss, self.full.loss, -1),
-            f1=_share_of_way(attack.f1, self.floors.random_initialisation.f1, self.full.f1),
-        )
+        """Returns what an untuned attack gives back, between the floors and the full model's zero-shot."""
+        return recovery(attack, floors=self.floors, full=self.full)
+
+
+def recovery(attack: Metrics, *, floors: Floors, full: Metrics) -> Recovery:
+    """Returns ``(attack - floor) / (full - floor)`` for the accuracy, for the loss, and for F1."""
+    return Recovery(
+        accuracy=_share_of_way(attack.accuracy, floors.accuracy, full.accuracy),
+        loss=_share_of_way(attack.loss, floors.loss, full.loss, -1),
+        f1=_share_of_way(attack.f1, floors.random_initialisation.f1, full.f1),
+    )
 
 
 def _share_of_way(attack: float | None, floor: float | None, full: float | None, direction: int = 1) -> float | None:

@@ -7,6 +7,7 @@ from scaleot_core.evaluation import Metrics
 from scaleot_core.model_privacy.disclosure import DisclosedLayer, DisclosureLevel, NewDisclosure
 from scaleot_core.model_privacy.floors import Floors
 from scaleot_core.model_privacy.healing import HealingPoint
+from scaleot_core.model_privacy.recovery import recovery
 from scaleot_core.model_privacy.strong_emulator import StrongEmulator
 
 
@@ -69,15 +70,38 @@ class ReportedAttacks:
     healing: tuple[HealingPoint, ...] | None
 
     def to_json(self, plug_in: Metrics | None = None) -> dict[str, Any]:
-        """Returns plain JSON values, null for what was not measured; gaps where there is a plug-in to compare with."""
-        majority, strong = self.floors.majority, self.strong_emulator
+        """Returns plain JSON values, null for what was not measured.
+
+        Where there is a plug-in to compare with, a tuned attack has its gap to it, and the share ``recovered`` of the
+        way from the floors to it; that of an untuned one is of the way to the full model's zero-shot.
+        """
+        majority, strong, healing = self.floors.majority, self.strong_emulator, self.healing
         return {
             "floors": {
                 "majority": None if majority is None else asdict(majority),
                 "random_initialisation": self.floors.random_initialisation.to_json(),
             },
-            "strong_emulator": None if strong is None else _strong_to_json(strong, plug_in),
-            "healing": None if self.healing is None else [_point_to_json(point, plug_in) for point in self.healing],
+            "strong_emulator": None if strong is None else self._tuned_to_json(strong, plug_in),
+            "healing": None if healing is None else [self._point_to_json(point, plug_in) for point in healing],
+        }
+
+    def _tuned_to_json(self, tuned: StrongEmulator, plug_in: Metrics | None) -> dict[str, Any]:
+        compared = {}
+        if plug_in is not None:
+            compared = {
+                "gap": asdict(gap_between(plug_in, tuned.metrics)),
+                "recovered": asdict(recovery(tuned.metrics, floors=self.floors, full=plug_in)),
+            }
+        return {"steps": len(tuned.losses), "metrics": tuned.metrics.to_json(), **compared}
+
+    def _point_to_json(self, point: HealingPoint, plug_in: Metrics | None) -> dict[str, Any]:
+        return {
+            "steps": point.steps,
+            "public_tokens": point.public_tokens,
+            "public_loss": point.public_loss,
+            "zero_shot": point.zero_shot.to_json(),
+            "recovered": asdict(point.recovered),
+            "tuned": None if point.tuned is None else self._tuned_to_json(point.tuned, plug_in),
         }
 
 
@@ -103,19 +127,3 @@ class ReportedModelPrivacy:
 
 def _lead(plug_in: float | None, other: float | None) -> float | None:
     return None if plug_in is None or other is None else plug_in - other
-
-
-def _strong_to_json(strong: StrongEmulator, plug_in: Metrics | None) -> dict[str, Any]:
-    gap = {} if plug_in is None else {"gap": asdict(gap_between(plug_in, strong.metrics))}
-    return {"steps": len(strong.losses), "metrics": strong.metrics.to_json(), **gap}
-
-
-def _point_to_json(point: HealingPoint, plug_in: Metrics | None) -> dict[str, Any]:
-    return {
-        "steps": point.steps,
-        "public_tokens": point.public_tokens,
-        "public_loss": point.public_loss,
-        "zero_shot": point.zero_shot.to_json(),
-        "recovered": asdict(point.recovered),
-        "tuned": None if point.tuned is None else _strong_to_json(point.tuned, plug_in),
-    }

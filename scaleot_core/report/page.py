@@ -133,13 +133,15 @@ def _model_privacy(report: Report) -> str:
     )
     warning = disclosure_warning(report)
     shown = f'<div class="limits"><p>Warning: {escape(warning)}.</p></div>' if warning else ""
-    if not report.model_privacy.attacks.healing:
+    attacks = report.model_privacy.attacks
+    if not attacks.healing:
         return shown + figures
     caption = (
         "What tuning the emulator on public text gives back: 0 is the floor (of the accuracy the higher one, of "
-        "F1 and loss that of random weights), 1 the full model zero-shot."
+        "F1 and loss that of random weights), 1 the full model zero-shot; of what is tuned on the private text, too, "
+        "1 is the plug-in."
     )
-    return shown + figures + html_plot(healing_plot(report.model_privacy.attacks.healing), caption)
+    return shown + figures + html_plot(healing_plot(attacks.healing, attacks.floors, report.results.plug_in), caption)
 
 
 def _rounds(report: Report) -> str:

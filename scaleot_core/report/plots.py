@@ -1,6 +1,7 @@
 """The plots of the report as SVG text for a page: no files, no scripts, the same text for the same report."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite, nan
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -9,7 +10,9 @@ from matplotlib.ticker import MaxNLocator
 
 from scaleot_core.compression.plan import LayerRole
 from scaleot_core.evaluation import Metrics
+from scaleot_core.model_privacy.floors import Floors
 from scaleot_core.model_privacy.healing import HealingPoint
+from scaleot_core.model_privacy.recovery import recovery
 from scaleot_core.report.document import MODEL_TITLES, Report, binomial_error
 from scaleot_core.report.phrases import MEASURES, headline_share
 from scaleot_core.report.svg import (
@@ -103,18 +106,21 @@ def losses_plot(losses: Mapping[int, float | None], label: str = "mean training 
         return svg(figure)
 
 
-def healing_plot(points: Sequence[HealingPoint]) -> str:
-    """Draws the share of the full model's zero-shot quality that each budget of public text gives back."""
+def healing_plot(points: Sequence[HealingPoint], floors: Floors, plug_in: Metrics) -> str:
+    """Draws what each budget of public text gives back: untuned of the full model, tuned, too, of the plug-in."""
     with plot_style():
         figure = Figure(figsize=(WIDTH_INCHES, 2.4), layout="constrained")
         axes = figure.subplots()
         tokens, curves = [point.public_tokens for point in points], []
         headline = _share_of_all([point.zero_shot for point in points]) or "accuracy"
         for name, colour in ((headline, VERMILION), ("loss", BLUE)):
-            shares = [getattr(point.recovered, name) for point in points]
-            if any(share is not None for share in shares):
-                heights = [float("nan") if share is None else share for share in shares]
-                curves += axes.plot(tokens, heights, marker="o", color=colour, label=MEASURES[name].name)
+            title = MEASURES[name].name
+            untuned = [point.recovered for point in points]
+            tuned = [recovery(one.tuned.metrics, floors=floors, full=plug_in) if one.tuned else None for one in points]
+            for label, style, recovered in ((title, "-", untuned), (f"{title}, tuned: of the plug-in", "--", tuned)):
+                heights = [nan if share is None else share for share in (getattr(one, name, None) for one in recovered)]
+                if any(map(isfinite, heights)):
+                    curves += axes.plot(tokens, heights, style, marker="o", color=colour, label=label)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
         axes.set_xlabel("tokens of public text")

@@ -64,6 +64,9 @@ def test_what_was_measured_is_in_the_document() -> None:
     section = attacked().to_json()["model_privacy"]
     assert section["strong_emulator"]["steps"] == 3
     assert section["strong_emulator"]["gap"]["accuracy"] == pytest.approx(0.857 - 0.817)
+    way = 0.857 - 0.513  # from the most frequent answer, the higher floor, to the plug-in
+    assert section["strong_emulator"]["recovered"]["accuracy"] == pytest.approx((0.817 - 0.513) / way)
+    assert section["healing"][1]["tuned"]["recovered"]["accuracy"] == pytest.approx((0.817 - 0.513) / way)
     assert [point["steps"] for point in section["healing"]] == [0, 50]
     assert section["healing"][1]["public_tokens"] == 25_600
     assert section["healing"][1]["recovered"] == {"accuracy": 0.5, "loss": 0.995, "f1": None}
@@ -117,10 +120,22 @@ def test_generated_answers_have_their_f1_in_the_document_and_in_the_healing_curv
     assert section["gap"]["f1"] == pytest.approx(0.27 - 0.11)
     assert section["strong_emulator"]["gap"]["f1"] == pytest.approx(0.27 - 0.13)
     assert section["healing"][0]["recovered"] == {"accuracy": None, "loss": 0.9, "f1": 0.25}
-    plot = healing_plot(answered_report().model_privacy.attacks.healing or ())
+    plot = healing_curve(answered_report())
     assert ">F1<" in plot and ">accuracy<" not in plot
-    other = healing_plot(attacked_model_privacy().attacks.healing or ())
+    other = healing_curve(attacked())
     assert ">accuracy<" in other and ">F1<" not in other
+
+
+def healing_curve(report: Report) -> str:
+    attacks = report.model_privacy.attacks
+    return healing_plot(attacks.healing or (), attacks.floors, report.results.plug_in)
+
+
+def test_the_healing_curve_has_a_line_for_what_is_tuned_too_where_that_was_measured() -> None:
+    assert ">accuracy, tuned: of the plug-in<" in healing_curve(attacked())
+    untuned = [replace(point, tuned=None) for point in attacked_model_privacy().attacks.healing or ()]
+    attacks = attacked_model_privacy().attacks
+    assert "tuned: of" not in healing_plot(untuned, attacks.floors, attacked().results.plug_in)
 
 
 def test_the_page_draws_the_healing_curve_where_it_was_measured() -> None:
