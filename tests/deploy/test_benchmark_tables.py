@@ -14,6 +14,7 @@ import pytest
 from scaleot_core.config import read_run_file_elsewhere
 from scaleot_core.report.comparison import summarize
 from scaleot_core.report.comparison_markdown import comparison_markdown
+from scaleot_core.report.comparison_plots import comparison_plots
 
 DIRECTORY = Path(__file__).parents[2] / "deploy" / "benchmarks"
 RESULTS = sorted(DIRECTORY.glob("*.json"))  # others lie in folders
@@ -147,6 +148,22 @@ def test_the_rank_correlations_in_the_page_are_those_of_the_report_beside_it() -
     }
     pairs = list(itertools.combinations(measures, 2))
     assert {pair: told[pair] for pair in pairs} == {(one, other): f"{found[one][other]:.2f}" for one, other in pairs}
+
+
+PLOTS = sorted(DIRECTORY.joinpath("plots").glob("*.svg"))
+
+
+@pytest.mark.parametrize("plot", PLOTS, ids=[path.stem for path in PLOTS])
+def test_a_plot_is_drawn_from_the_results_beside_it_and_shown_in_the_page(plot: Path) -> None:
+    """By its words and numbers, axes and legend: its lines may differ in a digit between versions of matplotlib."""
+    name, kind, task = re.fullmatch(r"([a-z]+)-(alpha|beta|front)-(.+)", plot.stem).groups()  # type: ignore[union-attr]
+    found = json.loads((DIRECTORY / f"{name}.json").read_text(encoding="utf-8"))
+    plots = comparison_plots(summarize(found["points"], found["config"], found["versions"]))
+    words = re.compile(r"<text [^>]*>([^<]*)</text>")
+    drawn = words.findall(plots[kind, task.replace("-", " ")].svg)
+    assert drawn == words.findall(plot.read_text(encoding="utf-8"))
+    assert len(drawn) > 10
+    assert f"(plots/{plot.name})" in PAGE
 
 
 PEAK_FLOPS_PER_SECOND = 790e12
