@@ -1,22 +1,25 @@
 """Memory that ran out while something was computed: how it is told from other errors, and what can be done."""
 
-_TEXTS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What PyTorch says of it: of a GPU, in more than one kind of ``RuntimeError``, and of the machine itself."""
+_TEXTS = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
+"""What PyTorch says of it, in several kinds of ``RuntimeError``: of a GPU, of the machine, of a GPU's libraries."""
 
 _REMEDIES = (
-    "take smaller batches (batch_size of [federation], [importance], and full_fine_tuning_batch_size), shorter records "
-    '(federation.max_tokens), gradient_checkpointing = true, model.dtype = "bfloat16", or a machine with more memory'
+    "smaller batches (batch_size in [federation] and [importance], full_fine_tuning_batch_size in [evaluation]), "
+    "shorter text (federation.max_tokens, importance.block_tokens), "
+    "gradient_checkpointing = true in [federation] and [importance]"
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tells whether an error says so: Python's own, or PyTorch's, which is not imported for it."""
+    """Tells whether memory ran out, the machine's or a GPU's; PyTorch is not imported for it."""
     if isinstance(error, RuntimeError):
         return any(text in str(error) for text in _TEXTS)
     return isinstance(error, MemoryError)
 
 
 def out_of_memory_message(error: BaseException) -> str:
-    """Returns a line for people: what the library said, and what needs less."""
-    said = str(error).partition("\n")[0].strip() or "Python could not get any more"
-    return f"out of memory: {said}: {_REMEDIES}"
+    """Returns a line for people: what the library said, and which settings of a run file need less."""
+    said = str(error).partition("\n")[0].strip()
+    return (
+        f"there is not enough memory{f' ({said})' if said else ''}. These need less: {_REMEDIES}; or a larger machine"
+    )

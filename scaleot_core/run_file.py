@@ -277,7 +277,9 @@ class CompareSection(Section):
     seeds: list[Annotated[int, Field(ge=0, le=2**32 - 1)]] = Field(
         default_factory=lambda: [0, 1, 2], min_length=1, description="runs of everything else; rows show their spread"
     )
-    tasks: dict[str, TaskSection] = Field(default_factory=dict, description="by name; none: [data] alone")
+    tasks: dict[str, TaskSection] = Field(
+        default_factory=dict, description="by name, as files may have; none: [data] alone"
+    )
     vary: dict[str, list[Any]] = Field(default_factory=dict, description='"section.key" to the values it takes')
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description='by name: "section.key" to its value; none: the run file as it is'
@@ -293,10 +295,16 @@ class CompareSection(Section):
     @field_validator("tasks", mode="after")
     @classmethod
     def _named_for_files(cls, tasks: dict[str, TaskSection]) -> dict[str, TaskSection]:
-        for name in tasks:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-                expected = 'letters, digits, ".", "_" and "-" in {name}, which files are named after'
-                raise PydanticCustomError("scaleot", expected, {"name": json.dumps(name)})
+        odd = [name for name in tasks if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name)]
+        alike = [name for name in tasks if sum(name.casefold() == other.casefold() for other in tasks) > 1]
+        if odd or alike:
+            expected = (
+                "names of A-Z, a-z, 0-9, '.', '_' and '-', after a letter or digit, that differ in more than case"
+            )
+            named = ", ".join(json.dumps(name, ensure_ascii=False) for name in (*odd, *alike))
+            raise PydanticCustomError(
+                "scaleot", expected + ", for files are named after them: not {names}", {"names": named}
+            )
         return tasks
 
     @field_validator("vary", mode="after")

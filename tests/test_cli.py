@@ -86,7 +86,7 @@ CHECK = [EntryPoint("check", "fl_server.commands:check", "scaleot.verbs")]
         ("meets-a-forged-ledger", 3, "error: privacy ledger ledger, line 3: it was changed\n"),
         ("passes-the-budget", 4, "Rounds of this kind that still fit: 5\n"),
         ("is-interrupted", 130, "interrupted"),
-        ("runs-out-of-memory", 1, "(batch_size of [federation], [importance], and full_fine_tuning_batch_size)"),
+        ("runs-out-of-memory", 1, "error: there is not enough memory ("),
         ("no-such-verb", 2, "No such command 'no-such-verb'"),
     ],
 )

@@ -11,14 +11,17 @@ from scaleot_core.training.data import Record
 
 @dataclass(frozen=True)
 class Recovery:
-    """Shares of the way from a floor (0) to the full model (1); beyond both where an attack is worse or better."""
+    """Shares of the way from a floor (0) to the goal (1); beyond both where an attack is worse or better.
+
+    The goal is what the attack is held against: the full model zero-shot, or of an attack that is tuned, the plug-in.
+    """
 
     accuracy: float | None
-    """None where the task has no accuracy, or the full model's is not above the floor."""
+    """None where the task has no accuracy, or the goal's is not above the higher of the two floors."""
     loss: float | None
-    """None where the full model's loss is not below that of random initialisation, or a loss is not finite."""
+    """None where the goal's loss is not below that of random initialisation, or a loss is not finite."""
     f1: float | None = None
-    """None where the task has no F1, or the full model's is not above that of random initialisation."""
+    """None where the task has no F1, or the goal's is not above that of random initialisation."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +34,23 @@ class Yardstick:
     floors: Floors
 
     def recovered(self, attack: Metrics) -> Recovery:
-        """Returns what an untuned attack gives back, between the floors and the full model's zero-shot."""
-        return recovery(attack, floors=self.floors, full=self.full)
+        """Returns what an attack that is not tuned gives back of the full model zero-shot."""
+        return recovered_of(self.full, attack, self.floors)
 
 
-def recovery(attack: Metrics, *, floors: Floors, full: Metrics) -> Recovery:
-    """Returns ``(attack - floor) / (full - floor)`` for the accuracy, for the loss, and for F1."""
+def recovered_of(goal: Metrics, attack: Metrics, floors: Floors) -> Recovery:
+    """Returns ``(attack - floor) / (goal - floor)`` for the accuracy, for the loss, and for F1."""
     return Recovery(
-        accuracy=_share_of_way(attack.accuracy, floors.accuracy, full.accuracy),
-        loss=_share_of_way(attack.loss, floors.loss, full.loss, -1),
-        f1=_share_of_way(attack.f1, floors.random_initialisation.f1, full.f1),
+        accuracy=_share_of_way(attack.accuracy, floors.accuracy, goal.accuracy),
+        loss=_share_of_way(attack.loss, floors.loss, goal.loss, -1),
+        f1=_share_of_way(attack.f1, floors.random_initialisation.f1, goal.f1),
     )
 
 
-def _share_of_way(attack: float | None, floor: float | None, full: float | None, direction: int = 1) -> float | None:
-    """Returns how far from ``floor`` to ``full`` the attack came; ``direction`` is -1 where less is better."""
-    if attack is None or floor is None or full is None:
+def _share_of_way(attack: float | None, floor: float | None, goal: float | None, direction: int = 1) -> float | None:
+    """Returns how far from ``floor`` to ``goal`` the attack came; ``direction`` is -1 where less is better."""
+    if attack is None or floor is None or goal is None:
         return None
-    way = direction * (full - floor)
+    way = direction * (goal - floor)
     share = direction * (attack - floor) / way if way > 0 else math.nan
     return share if math.isfinite(share) else None

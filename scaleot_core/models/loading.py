@@ -24,6 +24,7 @@ from scaleot_core.models.families import family_of
 from scaleot_core.models.layout import DecoderLayout, layout_for
 from scaleot_core.models.memory import check_memory, free_bytes
 from scaleot_core.models.placement import plan_placement
+from scaleot_core.out_of_memory import is_out_of_memory
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
@@ -70,6 +71,8 @@ def load_model(
             trust_remote_code=False,
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"the model in {directory} cannot be loaded: {error}") from error
     if device_map is None:
         model.to(device)

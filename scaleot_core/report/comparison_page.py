@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+from scaleot_core.errors import OutputError
 from scaleot_core.report.comparison import FLOOR_TITLES, ComparedRow, Comparison, best_row, floors
 from scaleot_core.report.comparison_markdown import comparison_markdown
 from scaleot_core.report.comparison_phrases import (
@@ -19,18 +20,19 @@ from scaleot_core.report.comparison_phrases import (
     table_cells,
     task_line,
 )
-from scaleot_core.report.comparison_plots import STAGE_ONE, CaptionedPlot, comparison_plots
+from scaleot_core.report.comparison_plots import STAGE_ONE, CaptionedPlot, comparison_plots, plot_files
 from scaleot_core.report.files import write_texts
 from scaleot_core.report.html import html_list, html_page, html_pairs, html_plot, html_settings
 from scaleot_core.report.phrases import counted
 
-TABLE_FILE, MARKDOWN_FILE, PAGE_FILE = "table.json", "table.md", "page.html"
+TABLE_FILE, MARKDOWN_FILE, PAGE_FILE, PLOTS_FOLDER = "table.json", "table.md", "page.html", "plots"
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> tuple[Path, ...]:
-    """Writes table, page and plots to an existing directory, each file whole or not at all; returns their paths.
+    """Writes table and page to an existing directory, each file whole or not at all; returns their paths.
 
-    They are ``table.json``, ``table.md``, ``page.html``, and each of its plots as ``KIND-TASK.svg`` or ``KIND.svg``.
+    They are ``table.json``, ``table.md`` and ``page.html``. In ``plots`` is each plot of the page alone, and no other:
+    ``KIND-TASK.svg``, and ``KIND.svg`` where it is of all tasks.
 
     Raises:
         OutputError: the directory cannot be written.
@@ -40,9 +42,10 @@ def write_comparison(comparison: Comparison, directory: Path) -> tuple[Path, ...
         TABLE_FILE: comparison.to_text(),
         MARKDOWN_FILE: comparison_markdown(comparison),
         PAGE_FILE: comparison_page(comparison, plots),
-        **{_plot_file(kind, task): plot.svg for (kind, task), plot in plots.items()},
     }
-    return write_texts(texts, directory)
+    written = write_texts(texts, directory)
+    _write_plots(plot_files(comparison, plots), directory / PLOTS_FOLDER)
+    return written
 
 
 def comparison_page(comparison: Comparison, plots: Mapping[tuple[str, str], CaptionedPlot]) -> str:
@@ -111,5 +114,14 @@ def _plots(plots: Mapping[tuple[str, str], CaptionedPlot], task: str) -> list[st
     return [html_plot(plot.svg, plot.caption) for (_, of_task), plot in plots.items() if of_task == task]
 
 
-def _plot_file(kind: str, task: str) -> str:
-    return "-".join([kind, *task.split()]) + ".svg"
+def _write_plots(texts: Mapping[str, str], folder: Path) -> None:
+    """Writes plots by their names to a folder, made if need be, and removes those of an earlier table."""
+    try:
+        if texts:
+            folder.mkdir(exist_ok=True)
+        for path in folder.glob("*.svg"):
+            if path.name not in texts:
+                path.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
+    write_texts(texts, folder)

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -73,6 +74,16 @@ def comparison_plots(comparison: Comparison) -> dict[tuple[str, str], CaptionedP
     plots["importance", STAGE_ONE] = importance_plot(comparison)
     plots["cost", STAGE_ONE] = cost_plot(comparison)
     return {key: plot for key, plot in plots.items() if plot is not None}
+
+
+def plot_files(comparison: Comparison, plots: Mapping[tuple[str, str], CaptionedPlot]) -> dict[str, str]:
+    """Returns each of ``comparison_plots`` as a file, its caption within, by name: a task's is called after it."""
+    return {
+        f"{kind}-{task}.svg" if task in comparison.tasks else f"{kind}.svg": plot.svg.replace(
+            ">", f"><desc>{escape(plot.caption)}</desc>", 1
+        )
+        for (kind, task), plot in plots.items()
+    }
 
 
 def alpha_plot(rows: Sequence[ComparedRow]) -> CaptionedPlot | None:

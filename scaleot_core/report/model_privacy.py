@@ -7,7 +7,7 @@ from scaleot_core.evaluation import Metrics
 from scaleot_core.model_privacy.disclosure import DisclosedLayer, DisclosureLevel, NewDisclosure
 from scaleot_core.model_privacy.floors import Floors
 from scaleot_core.model_privacy.healing import HealingPoint
-from scaleot_core.model_privacy.recovery import recovery
+from scaleot_core.model_privacy.recovery import recovered_of
 from scaleot_core.model_privacy.strong_emulator import StrongEmulator
 
 
@@ -72,8 +72,7 @@ class ReportedAttacks:
     def to_json(self, plug_in: Metrics | None = None) -> dict[str, Any]:
         """Returns plain JSON values, null for what was not measured.
 
-        Where there is a plug-in to compare with, a tuned attack has its gap to it, and the share ``recovered`` of the
-        way from the floors to it; that of an untuned one is of the way to the full model's zero-shot.
+        Where there is a plug-in to compare with, a tuned attack has its gap to it and what it has ``recovered`` of it.
         """
         majority, strong, healing = self.floors.majority, self.strong_emulator, self.healing
         return {
@@ -90,7 +89,7 @@ class ReportedAttacks:
         if plug_in is not None:
             compared = {
                 "gap": asdict(gap_between(plug_in, tuned.metrics)),
-                "recovered": asdict(recovery(tuned.metrics, floors=self.floors, full=plug_in)),
+                "recovered": asdict(recovered_of(plug_in, tuned.metrics, self.floors)),
             }
         return {"steps": len(tuned.losses), "metrics": tuned.metrics.to_json(), **compared}
 

@@ -138,9 +138,10 @@ def _model_privacy(report: Report) -> str:
         return shown + figures
     caption = (
         "What tuning the emulator on public text gives back: 0 is the floor (of the accuracy the higher one, of "
-        "F1 and loss that of random weights), 1 the full model zero-shot; of what is tuned on the private text, too, "
-        "1 is the plug-in."
+        "F1 and loss that of random weights), 1 the full model zero-shot."
     )
+    if any(point.tuned for point in attacks.healing):
+        caption += " Dashed: then tuned on the private text; there 1 is the plug-in."
     return shown + figures + html_plot(healing_plot(attacks.healing, attacks.floors, report.results.plug_in), caption)
 
 

@@ -12,7 +12,7 @@ from scaleot_core.compression.plan import LayerRole
 from scaleot_core.evaluation import Metrics
 from scaleot_core.model_privacy.floors import Floors
 from scaleot_core.model_privacy.healing import HealingPoint
-from scaleot_core.model_privacy.recovery import recovery
+from scaleot_core.model_privacy.recovery import recovered_of
 from scaleot_core.report.document import MODEL_TITLES, Report, binomial_error
 from scaleot_core.report.phrases import MEASURES, headline_share
 from scaleot_core.report.svg import (
@@ -107,7 +107,7 @@ def losses_plot(losses: Mapping[int, float | None], label: str = "mean training 
 
 
 def healing_plot(points: Sequence[HealingPoint], floors: Floors, plug_in: Metrics) -> str:
-    """Draws what each budget of public text gives back: untuned of the full model, tuned, too, of the plug-in."""
+    """Draws what each budget of public text gives back: solid, of the full model; dashed, tuned, of the plug-in."""
     with plot_style():
         figure = Figure(figsize=(WIDTH_INCHES, 2.4), layout="constrained")
         axes = figure.subplots()
@@ -116,7 +116,7 @@ def healing_plot(points: Sequence[HealingPoint], floors: Floors, plug_in: Metric
         for name, colour in ((headline, VERMILION), ("loss", BLUE)):
             title = MEASURES[name].name
             untuned = [point.recovered for point in points]
-            tuned = [recovery(one.tuned.metrics, floors=floors, full=plug_in) if one.tuned else None for one in points]
+            tuned = [recovered_of(plug_in, one.tuned.metrics, floors) if one.tuned else None for one in points]
             for label, style, recovered in ((title, "-", untuned), (f"{title}, tuned: of the plug-in", "--", tuned)):
                 heights = [nan if share is None else share for share in (getattr(one, name, None) for one in recovered)]
                 if any(map(isfinite, heights)):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from scaleot_core.errors import ModelError
 from scaleot_core.models.loading import load_model, load_tokenizer, tokenizer_files
@@ -122,6 +123,14 @@ def test_weights_that_end_too_early_are_refused(model_directory: Path) -> None:
     path = model_directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match="cannot be loaded"):
+        load(model_directory)
+
+
+def test_memory_that_runs_out_on_the_way_is_no_fault_of_the_model(
+    model_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: torch.empty(1 << 60))
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
         load(model_directory)
 
 

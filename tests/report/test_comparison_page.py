@@ -201,9 +201,9 @@ def test_the_limits_of_one_seed_with_a_failure_and_an_unknown_cost() -> None:
 def test_all_files_are_written_and_the_same_comparison_gives_the_same_page(tmp_path: Path) -> None:
     comparison = summary([example_point()])
     (tmp_path / "comparison.json").write_text("the store's stamp")
-    table, _, page, importance = write_comparison(comparison, tmp_path)
+    table, _, page = write_comparison(comparison, tmp_path)
     written = {path.name for path in tmp_path.iterdir()}
-    assert written == {"comparison.json", "page.html", "table.json", "table.md", importance.name}
+    assert written == {"comparison.json", "page.html", "plots", "table.json", "table.md"}
     assert len(json.loads(table.read_text(encoding="utf-8"))["points"]) == 1
     assert page.read_text(encoding="utf-8") == page_of(comparison)
 
@@ -213,16 +213,24 @@ def test_every_plot_of_the_page_is_a_file_of_its_own_too(tmp_path: Path) -> None
     builders = ("scaleot", "uniform")
     comparison = summary(grid_points("a", builders, settings) + grid_points("b", builders, settings))
     write_comparison(comparison, tmp_path)
-    names = {"alpha-a", "front-a", "alpha-b", "front-b", "alpha-mean-over-2-tasks", "front-mean-over-2-tasks"}
-    files = {path.stem: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.svg")}
-    assert files.keys() == {*names, "importance", "cost"}
+    files = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "plots").iterdir()}
+    assert files.keys() == {"alpha-a", "front-a", "alpha-b", "front-b", "alpha", "front", "importance", "cost"}
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     for name, text in files.items():
         assert outline(text).seen[0][0] == "svg" and 'xmlns="http://www.w3.org/2000/svg"' in text, name
-        assert text in page, name
+        picture, caption = re.sub("<desc>.*</desc>", "", text), re.findall("<desc>(.*)</desc>", text)
+        assert f"{picture}<figcaption>{caption[0]}</figcaption>" in page, name
+
+
+def test_no_plot_of_an_earlier_table_stays_beside_a_new_one(tmp_path: Path) -> None:
+    write_comparison(summary(grid_points("a", ("scaleot", "uniform"), {ALPHA: [0.0, 0.5]})), tmp_path)
+    (tmp_path / "plots" / "mine.txt").write_text("kept")
+    assert (tmp_path / "plots" / "alpha-a.svg").exists()
+    write_comparison(summary([example_point("uniform")]), tmp_path)
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["mine.txt"]
 
 
 def test_a_directory_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
-    names = r"table\.json, table\.md, page\.html, importance\.svg"
+    names = r"table\.json, table\.md, page\.html"
     with pytest.raises(OutputError, match=rf"{names} cannot be written to .*nowhere: No such file"):
         write_comparison(summary([example_point()]), tmp_path / "nowhere")
