@@ -44,7 +44,7 @@ class Measure:
 
     def text(self, value: float, *, sign: str = "") -> str:
         """Returns a value as it is shown; with the sign "+" it always has one."""
-        return f"{self.factor * value:{sign}.{self.decimals}f}"
+        return f"{self.factor * value:{sign}z.{self.decimals}f}"
 
 
 MEASURES = {
@@ -143,7 +143,7 @@ def percent(share: float) -> str:
 
 def points(difference: float, *, sign: str = "") -> str:
     """Returns a difference of two shares in percentage points; with the sign "+" it always has one."""
-    return f"{100 * difference:{sign}.1f} points"
+    return f"{100 * difference:{sign}z.1f} points"
 
 
 def megabytes(size_bytes: int) -> str:

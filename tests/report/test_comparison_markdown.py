@@ -13,6 +13,12 @@ def test_a_task_has_its_floors_and_a_row_for_each_builder_and_setting_with_the_b
     assert sum("**" in line for line in lines) == 1
 
 
+def test_a_delta_that_rounds_to_nothing_is_not_below_it() -> None:
+    figures = [(0.5, 0.5, 0.8, plug_in, 0.9) for plug_in in (0.775, 0.8125, 0.8124)]
+    points = [example_point(seed=seed, figures=one) for seed, one in enumerate(figures)]
+    assert "| +0.0 ± 2.2 |" in comparison_markdown(summarize(points, CONFIG, VERSIONS))
+
+
 def test_every_task_has_a_section_in_its_own_measure() -> None:
     points = grid_points("sst2", ("scaleot",), {}) + grid_points("wikitext", ("scaleot",), {}, text_figures)
     text = comparison_markdown(summarize(points, CONFIG, VERSIONS))
