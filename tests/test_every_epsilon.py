@@ -96,7 +96,7 @@ TEXTS: Mapping[str, Callable[[Path], str]] = {
     "report page": lambda _: page(reported()),
     "comparison table": lambda _: printed(print_comparison, compared()),
     "comparison in Markdown": lambda _: comparison_markdown(compared()),
-    "comparison page": lambda _: comparison_page(compared()),
+    "comparison page": lambda _: comparison_page(compared(), {}),
     "noises": lambda _: printed(print_noises, *noises()),
     "budget": lambda directory: printed(print_budget, charged(directory)),
     "refused noise": lambda _: refused(lambda: calibrate("gaussian", NoiseBudget(1e-9, DELTA, RATE, 10**6))),

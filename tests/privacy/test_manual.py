@@ -46,7 +46,7 @@ def codes_in_the_sources() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "InstructionsRefusedError":
                 raised.add(ast.literal_eval(_first_text(node.args[0])))
-    return raised | {code for _, code in refusal._CODES} | {"adapter.", "internal", refusal.WITHHELD}
+    return raised | {code for _, code in refusal._CODES} | {"adapter.", *refusal._TELLING_CODES, refusal.WITHHELD}
 
 
 def _first_text(argument: ast.expr) -> ast.expr:

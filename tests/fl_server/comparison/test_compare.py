@@ -74,8 +74,10 @@ def without_seconds_and_origins(results: list[dict[str, Any]]) -> list[dict[str,
 
 
 def without_gaps(value: Any) -> Any:
+    """Leaves out what a report says of an attack beside the plug-in."""
     if isinstance(value, dict):
-        return {key: without_gaps(one) for key, one in value.items() if key != "gap"}
+        beside_plug_in = ("gap", "recovered") if "gap" in value else ()
+        return {key: without_gaps(one) for key, one in value.items() if key not in beside_plug_in}
     return [without_gaps(one) for one in value] if isinstance(value, list) else value
 
 
