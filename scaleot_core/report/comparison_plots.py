@@ -78,12 +78,11 @@ def comparison_plots(comparison: Comparison) -> dict[tuple[str, str], CaptionedP
 
 def plot_files(comparison: Comparison, plots: Mapping[tuple[str, str], CaptionedPlot]) -> dict[str, str]:
     """Returns each of ``comparison_plots`` as a file, its caption within, by name: a task's is called after it."""
-    return {
-        f"{kind}-{task}.svg" if task in comparison.tasks else f"{kind}.svg": plot.svg.replace(
-            ">", f"><desc>{escape(plot.caption)}</desc>", 1
-        )
-        for (kind, task), plot in plots.items()
-    }
+    files = {}
+    for (kind, task), plot in plots.items():
+        name = f"{kind}-{task}.svg" if task in comparison.tasks else f"{kind}.svg"
+        files[name] = plot.svg.replace(">", f"><desc>{escape(plot.caption)}</desc>", 1)
+    return files
 
 
 def alpha_plot(rows: Sequence[ComparedRow]) -> CaptionedPlot | None:

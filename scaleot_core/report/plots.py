@@ -1,7 +1,6 @@
 """The plots of the report as SVG text for a page: no files, no scripts, the same text for the same report."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite, nan
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -113,13 +112,14 @@ def healing_plot(points: Sequence[HealingPoint], floors: Floors, plug_in: Metric
         axes = figure.subplots()
         tokens, curves = [point.public_tokens for point in points], []
         headline = _share_of_all([point.zero_shot for point in points]) or "accuracy"
+        untuned = [point.recovered for point in points]
+        tuned = [recovered_of(plug_in, one.tuned.metrics, floors) if one.tuned else None for one in points]
         for name, colour in ((headline, VERMILION), ("loss", BLUE)):
-            title = MEASURES[name].name
-            untuned = [point.recovered for point in points]
-            tuned = [recovered_of(plug_in, one.tuned.metrics, floors) if one.tuned else None for one in points]
-            for label, style, recovered in ((title, "-", untuned), (f"{title}, tuned: of the plug-in", "--", tuned)):
-                heights = [nan if share is None else share for share in (getattr(one, name, None) for one in recovered)]
-                if any(map(isfinite, heights)):
+            for recovered, style, suffix in ((untuned, "-", ""), (tuned, "--", ", tuned: of the plug-in")):
+                shares = [getattr(one, name, None) for one in recovered]
+                if any(share is not None for share in shares):
+                    heights = [float("nan") if share is None else share for share in shares]
+                    label = f"{MEASURES[name].name}{suffix}"
                     curves += axes.plot(tokens, heights, style, marker="o", color=colour, label=label)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
