@@ -7,17 +7,20 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from fl_server.benchmark_cases import CASES, Setting, load_benchmarked_model
+from fl_server.benchmark_cases import CASES, COMPILED, Setting, load_benchmarked_model
 from fl_server.benchmark_measure import StepCost
 from fl_server.compress import Workbench, importance_settings
 from scaleot_core.compression.controls import random_scores
 from scaleot_core.compression.emulator import write_emulator
 from scaleot_core.compression.importance import ImportanceReport
 from scaleot_core.errors import InputError
+from scaleot_core.models.compilation import check_compiler
+from scaleot_core.models.devices import chosen_devices
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
 from scaleot_core.run_file import RunFile
@@ -25,9 +28,18 @@ from scaleot_core.seeds import generator_for
 
 
 def run_benchmark(
-    run: RunFile, *, steps: int, example_tokens: tuple[int, int], has_random_weights: bool, reporter: Reporter
+    run: RunFile,
+    *,
+    steps: int,
+    example_tokens: tuple[int, int],
+    has_random_weights: bool,
+    cases: Sequence[str] = tuple(CASES),
+    compiles: bool = False,
+    reporter: Reporter,
 ) -> dict[str, StepCost]:
-    """Measures every case of ``CASES`` over ``steps`` steps, at the run file's model, emulator and batch sizes.
+    """Measures ``cases`` over ``steps`` steps, at the run file's model, emulator and batch sizes.
+
+    With ``compiles`` those of ``COMPILED`` are measured once more, ``", compiled"`` after their name.
 
     Private examples have from the first to the second number of ``example_tokens``, lengths evenly spread.
 
@@ -35,8 +47,11 @@ def run_benchmark(
     importance are random too: the speed is that of a real model of this shape, and nothing else is.
 
     Raises:
-        InputError: the run file's model, or the public text that the builder reads, cannot be used.
+        InputError: the run file's model, or the public text that the builder reads, cannot be used, or layers are to be
+            compiled and cannot be.
     """
+    if compiles:
+        check_compiler(chosen_devices(run.model.device, torch.cuda.device_count())[0])
     full = load_benchmarked_model(run, has_random_weights=has_random_weights, reporter=reporter)
     workbench = _invented_workbench(full, run, reporter) if has_random_weights else Workbench(full, run, reporter)
     emulator = workbench.build(run.emulator)
@@ -46,7 +61,24 @@ def run_benchmark(
         del full, workbench, emulator
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # the cases are measured in processes of their own
-        return {case: _measure_apart(case, setting, reporter) for case in CASES}
+        costs = {}
+        for case in cases:
+            costs[case] = _measure_apart(case, setting, reporter)
+            if compiles and case in COMPILED:
+                costs[f"{case}, compiled"] = _measure_apart(case, setting, reporter, is_compiled=True)
+        return costs
+
+
+def chosen_cases(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the cases of these names, or without a name all.
+
+    Raises:
+        InputError: a name is none of ``CASES``.
+    """
+    unknown = [name for name in names if name not in CASES]
+    if unknown:
+        raise InputError(f"--case {unknown[0]}: expected one of: {'; '.join(CASES)}")
+    return tuple(case for case in CASES if case in names or not names)
 
 
 def example_lengths(text: str) -> tuple[int, int]:
@@ -75,9 +107,10 @@ def _invented_workbench(full: LanguageModel, run: RunFile, reporter: Reporter) -
     return Workbench(full, run, reporter, blocks=blocks, importance=importance)
 
 
-def _measure_apart(case: str, setting: Setting, reporter: Reporter) -> StepCost:
-    reporter.note(f"measuring: {case}")
-    command = [sys.executable, "-m", "fl_server.benchmark_cases", case]
+def _measure_apart(case: str, setting: Setting, reporter: Reporter, *, is_compiled: bool = False) -> StepCost:
+    options = ["compiled"] if is_compiled else []
+    reporter.note(f"measuring: {', '.join([case, *options])}")
+    command = [sys.executable, "-m", "fl_server.benchmark_cases", case, *options]
     finished = subprocess.run(  # noqa: S603 - our own module
         command, input=setting.to_text(), stdout=subprocess.PIPE, check=True, text=True
     )

@@ -81,12 +81,16 @@ def _stage_1(setting: Setting, _: ExitStack) -> Workload:
     policy = generator_for(settings.seed, "policy")
     replaced = sample_replaced(torch.zeros(full.layout.num_layers), settings.group_size, settings.regroup, policy)
     blocks = _random_tokens(full, section.batch_size, section.block_tokens)
+
+    def step() -> float:
+        with swappable:
+            return train_step(swappable, replaced, blocks, optimizer, settings.hidden_state_weight)
+
     return Workload(
-        lambda: train_step(swappable, replaced, blocks, optimizer, settings.hidden_state_weight),
+        step,
         tokens_per_step=blocks.numel(),
         trained_parameters=sum(parameter.numel() for parameter in parameters),
-        device=full.model.device,
-        dtype=full.model.dtype,
+        model=full.model,
     )
 
 
@@ -115,8 +119,7 @@ def _client_step(held: LanguageModel | Emulator, layers: tuple[int, ...], settin
         tokens_per_step=_num_tokens(examples),
         trained_parameters=sum(parameter.numel() for parameter in parameters),
         sent_bytes=len(encode_tensors(attached.state())) * federation.rounds,
-        device=held.model.device,
-        dtype=held.model.dtype,
+        model=held.model,
     )
 
 
@@ -134,8 +137,7 @@ def _emulator_inference(setting: Setting, _: ExitStack) -> Workload:
         lambda: score_examples(emulator.model, examples, batch_tokens=batch_tokens, reporter=SilentReporter()),
         tokens_per_step=_num_tokens(examples),
         trained_parameters=0,
-        device=emulator.model.device,
-        dtype=emulator.model.dtype,
+        model=emulator.model,
     )
 
 
@@ -178,8 +180,7 @@ def _private_step(mechanism: MechanismName) -> Callable[[Setting, ExitStack], Wo
             tokens_per_step=_num_tokens(examples),
             trained_parameters=sum(parameter.numel() for parameter in attached.trainable().values()),
             sent_bytes=len(encode_tensors(_sent(asked, attached))) * asked.privacy.rounds,
-            device=emulator.model.device,
-            dtype=emulator.model.dtype,
+            model=emulator.model,
         )
 
     return workload
@@ -211,8 +212,7 @@ def _plug_in_evaluation(setting: Setting, stack: ExitStack) -> Workload:
         lambda: score_examples(model, examples, batch_tokens=batch_tokens, reporter=SilentReporter()),
         tokens_per_step=_num_tokens(examples) - num_examples,
         trained_parameters=0,
-        device=full.model.device,
-        dtype=full.model.dtype,
+        model=full.model,
     )
 
 
@@ -228,6 +228,15 @@ CASES: dict[str, Callable[[Setting, ExitStack], Workload]] = {
     "plug-in evaluation": _plug_in_evaluation,
 }
 """The table of cases. The full model carries the adapter in all its layers, as the reference does."""
+
+COMPILED = (
+    "stage 1",
+    "inference, emulator",
+    "client step, emulator",
+    "client step, full model",
+    "plug-in evaluation",
+)
+"""The cases whose layers can be compiled: a mechanism of privacy hooks into their parts."""
 
 
 def _full_model(setting: Setting) -> LanguageModel:
@@ -261,10 +270,10 @@ def _num_tokens(examples: Sequence[EncodedExample]) -> int:
 
 
 def main() -> None:
-    """Measures the case that the command line names, in the setting on standard input."""
-    setting = Setting.from_text(sys.stdin.read())
+    """Measures the case that the command line names, compiled where it says so, in the setting on standard input."""
+    (case, *compiled), setting = sys.argv[1:], Setting.from_text(sys.stdin.read())
     with ExitStack() as stack:
-        cost = measure(CASES[sys.argv[1]](setting, stack), setting.steps)
+        cost = measure(CASES[case](setting, stack), setting.steps, is_compiled=bool(compiled))
     sys.stdout.write(json.dumps(asdict(cost)))
 
 

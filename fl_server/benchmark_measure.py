@@ -3,14 +3,20 @@
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from fl_server.device_speed import count_flops, peak_flops_per_second, synchronize
 from fl_server.memory import peak_memory_bytes
+from scaleot_core.models.compilation import compiled_layers
+from scaleot_core.models.layout import layout_for
 
 BYTES_PER_MEBIBYTE = 1 << 20
+_COMPILING_STEPS = 3
+"""Shapes that come for the second time may be compiled once more, for any shape."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class StepCost:
     """Of the model's device and type, measured: ``peak_flops_per_second``."""
     share_of_peak: float
     """``flops_per_step / seconds_per_step`` over ``peak_flops_per_second``."""
+    compile_seconds: float = 0.0
+    """What the first steps took beyond the timed ones, where the layers are compiled."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +50,26 @@ class Workload:
     step: Callable[[], object]
     tokens_per_step: int
     trained_parameters: int
-    device: torch.device
-    dtype: torch.dtype
+    model: PreTrainedModel
     sent_bytes: int = 0
     """As ``StepCost.sent_bytes``."""
 
 
-def measure(workload: Workload, steps: int) -> StepCost:
-    """Takes one step that is counted, then ``steps`` that are timed, and last measures the device's peak."""
-    before = _peak_mebibytes(workload.device)
-    flops, seconds = count_flops(workload.step), []
-    for _ in range(steps):
-        synchronize(workload.device)
-        started = time.perf_counter()
-        workload.step()
-        synchronize(workload.device)
-        seconds.append(time.perf_counter() - started)
-    memory, median = _peak_mebibytes(workload.device), statistics.median(seconds)
-    peak = peak_flops_per_second(workload.device, workload.dtype)
+def measure(workload: Workload, steps: int, *, is_compiled: bool = False) -> StepCost:
+    """Takes one step that is counted, then ``steps`` that are timed, and last measures the device's peak.
+
+    With ``is_compiled`` the decoder layers are compiled after the step that is counted, and the operations are still
+    those of the step without.
+    """
+    device, model = workload.model.device, workload.model
+    before = _peak_mebibytes(device)
+    flops, compiling = count_flops(workload.step), []
+    with compiled_layers(model, layout_for(model.config)) if is_compiled else nullcontext():
+        if is_compiled:
+            compiling = [_seconds_of(workload) for _ in range(_COMPILING_STEPS)]
+        seconds = [_seconds_of(workload) for _ in range(steps)]
+    memory, median = _peak_mebibytes(device), statistics.median(seconds)
+    peak = peak_flops_per_second(device, model.dtype)
     return StepCost(
         seconds_per_step=median,
         tokens_per_second=workload.tokens_per_step / median,
@@ -70,7 +80,16 @@ def measure(workload: Workload, steps: int) -> StepCost:
         flops_per_step=flops,
         peak_flops_per_second=peak,
         share_of_peak=flops / median / peak,
+        compile_seconds=max(sum(compiling) - len(compiling) * median, 0.0),
     )
+
+
+def _seconds_of(workload: Workload) -> float:
+    synchronize(workload.model.device)
+    started = time.perf_counter()
+    workload.step()
+    synchronize(workload.model.device)
+    return time.perf_counter() - started
 
 
 def _peak_mebibytes(device: torch.device) -> float:

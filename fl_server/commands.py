@@ -159,8 +159,8 @@ def estimate(
     full = load_full_model(run.model, reporter)
     blocks, settings = public_blocks(full, run.importance, reporter), importance_settings(run.importance)
     digest = importance_digest(full.digest, blocks, settings)
-    place = (out or importance_cache(full)) / digest
-    save_importance(timed_importance(full, blocks, run.importance, reporter), place)
+    place = (out or importance_cache(full, run.model)) / digest
+    save_importance(timed_importance(full, blocks, run, reporter), place)
     typer.echo(place)
 
 
@@ -199,6 +199,10 @@ def benchmark(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Read of model.source its config.json alone: for speed only.")
     ] = False,
+    case: Annotated[list[str], typer.Option("--case", help="Measure this case alone; can be given again.")] = [],  # noqa: B006 - typer copies it
+    compiles: Annotated[
+        bool, typer.Option("--compile", help="Measure once more with layers compiled, those cases where it can be.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time stage 1, a data owner's step and plug-in evaluation, against what the device can do."""
@@ -207,15 +211,20 @@ def benchmark(
 
     from rich.console import Console
 
-    from fl_server.benchmark import example_lengths, run_benchmark
+    from fl_server.benchmark import chosen_cases, example_lengths, run_benchmark
     from fl_server.benchmark_table import print_costs
     from scaleot_core.config import read_run_file
     from scaleot_core.progress import terminal_or_log_reporter
 
     run, reporter = read_run_file(file, overrides), terminal_or_log_reporter()
-    lengths = example_lengths(example_tokens)
     costs = run_benchmark(
-        run, steps=steps, example_tokens=lengths, has_random_weights=random_weights, reporter=reporter
+        run,
+        steps=steps,
+        example_tokens=example_lengths(example_tokens),
+        has_random_weights=random_weights,
+        cases=chosen_cases(case),
+        compiles=compiles,
+        reporter=reporter,
     )
     if as_json:
         typer.echo(json.dumps({case: asdict(cost) for case, cost in costs.items()}, indent=2, allow_nan=False))

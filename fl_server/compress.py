@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ from scaleot_core.compression.importance_store import (
 )
 from scaleot_core.compression.plan import RankTarget
 from scaleot_core.errors import DataError
+from scaleot_core.models.compilation import check_compiler, compiled_layers
 from scaleot_core.models.devices import chosen_devices
 from scaleot_core.models.loading import LanguageModel, load_model
 from scaleot_core.models.positions import num_positions
@@ -52,12 +54,19 @@ def load_full_model(section: ModelSection, reporter: Reporter) -> LanguageModel:
     """Loads the model that the run file names.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or its layers are to be compiled and cannot be.
         AssetError: it is an embedded asset and could not be fetched.
     """
     device, *spare_devices = chosen_devices(section.device, torch.cuda.device_count())
+    if section.compile:
+        check_compiler(device)
     directory = asset_or_path(section.source, reporter)
     return load_model(directory, dtype=DTYPES[section.dtype], device=device, spare_devices=spare_devices)
+
+
+def compiled_as_asked(section: ModelSection, held: LanguageModel | Emulator) -> AbstractContextManager[None]:
+    """Returns the context in which the layers of the full model, or of its emulator, run as the run file has it."""
+    return compiled_layers(held.model, held.layout) if section.compile else nullcontext()
 
 
 def needs_importance(section: EmulatorSection) -> bool:
@@ -117,7 +126,7 @@ class Workbench:
     def importance(self) -> ImportanceReport:
         """Returns scores and harmonizers, from the package or the cache if they were computed before."""
         if self._importance is None:
-            self._importance = _find_or_estimate(self._full, self.blocks(), self._run.importance, self._reporter)
+            self._importance = _find_or_estimate(self._full, self.blocks(), self._run, self._reporter)
         return self._importance
 
     def blocks(self) -> TokenBlocks:
@@ -194,42 +203,38 @@ class Workbench:
         return self._scores[key]
 
 
-def _find_or_estimate(
-    full: LanguageModel, blocks: TokenBlocks, section: ImportanceSection, reporter: Reporter
-) -> ImportanceReport:
-    settings = importance_settings(section)
-    digest = importance_digest(full.digest, blocks, settings)
-    cache = importance_cache(full)
+def _find_or_estimate(full: LanguageModel, blocks: TokenBlocks, run: RunFile, reporter: Reporter) -> ImportanceReport:
+    digest = importance_digest(full.digest, blocks, importance_settings(run.importance))
+    cache = importance_cache(full, run.model)
     found = find_importance(digest, (SHIPPED_DIRECTORY, cache))
     if found is not None:
         return found
     if (cache / digest).exists():
         reporter.note(f"the importance report in {cache / digest} is damaged or of another version: it is made again")
     # As saved, so that the second run equals the first.
-    return save_importance(timed_importance(full, blocks, section, reporter), cache / digest)
+    return save_importance(timed_importance(full, blocks, run, reporter), cache / digest)
 
 
-def importance_cache(full: LanguageModel) -> Path:
+def importance_cache(full: LanguageModel, section: ModelSection) -> Path:
     """Returns the folder where runs look for importance reports that were made on this machine.
 
     A shipped report serves every type; of one's own, a run's answer must not hang on which type came first.
     """
     kind = f"{full.model.device.type}-{full.model.dtype}".replace("torch.", "")
-    return cache_directory() / "importance" / kind
+    return cache_directory() / "importance" / (f"{kind}-compiled" if section.compile else kind)
 
 
-def timed_importance(
-    full: LanguageModel, blocks: TokenBlocks, section: ImportanceSection, reporter: Reporter
-) -> ImportanceReport:
+def timed_importance(full: LanguageModel, blocks: TokenBlocks, run: RunFile, reporter: Reporter) -> ImportanceReport:
     """Estimates the importance of all layers and notes the seconds that it took on this machine."""
-    started = time.monotonic()
-    report = estimate_importance(
-        full,
-        blocks,
-        importance_settings(section),
-        gradient_checkpointing=section.gradient_checkpointing,
-        reporter=reporter,
-    )
+    started, section = time.monotonic(), run.importance
+    with compiled_as_asked(run.model, full):
+        report = estimate_importance(
+            full,
+            blocks,
+            importance_settings(section),
+            gradient_checkpointing=section.gradient_checkpointing,
+            reporter=reporter,
+        )
     return replace(report, seconds=time.monotonic() - started)
 
 

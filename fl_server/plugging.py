@@ -53,7 +53,7 @@ def plug_in(home: Path, directory: Path, reporter: Reporter) -> Report:
         full = load_full_model(run.model, reporter)
     watch.add("aggregate", sum(record.aggregate_seconds for record in rounds))
     watch.add("train", sum(record.seconds - record.aggregate_seconds for record in rounds))
-    measure = Evaluator(data, watch, reporter)
+    measure = Evaluator(run.model, data, watch, reporter)
     zero_shot = measure("zero-shot", full)
     own = sealed.bundle
     with watch.stage("open"), open_as_owner(own.path, own.data_key, owner_home.owner_public_key) as opened:

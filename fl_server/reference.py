@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from fl_server.checkpoint import best_round
+from fl_server.compress import compiled_as_asked
 from fl_server.data import Data
 from scaleot_core.adapters.adapter import attach_adapter
 from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
@@ -63,7 +64,8 @@ def full_fine_tuned(run: RunFile, full: LanguageModel, data: Data, reporter: Rep
                 watch_steps(steps, federation.local_steps, title="training", reporter=reporter)
                 yield attached.state(), _loss(full, data.validation, reporter)
 
-        attached.load(best_round(checkpoints())[1])
+        with compiled_as_asked(run.model, full):
+            attached.load(best_round(checkpoints())[1])
         yield full
     finally:
         attached.detach()

@@ -70,7 +70,7 @@ class _Session:
     @property
     def measure(self) -> Evaluator:
         """Measures a model on the held-out records."""
-        return Evaluator(self.data, self.watch, self.reporter)
+        return Evaluator(self.run.model, self.data, self.watch, self.reporter)
 
 
 @dataclass(frozen=True)

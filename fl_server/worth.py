@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fl_server.checkpoint import best_round
+from fl_server.compress import compiled_as_asked
 from fl_server.data import Data
 from fl_server.stopwatch import Stopwatch
 from scaleot_core.adapters.plug_in import plugged_in
@@ -12,6 +13,7 @@ from scaleot_core.compression.emulator import Emulator
 from scaleot_core.evaluation import Metrics, evaluate
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.progress import Reporter
+from scaleot_core.run_file import ModelSection
 from scaleot_core.shapes import TensorDict
 from scaleot_core.training.data import Record
 
@@ -20,6 +22,7 @@ from scaleot_core.training.data import Record
 class Evaluator:
     """Measures models on the model owner's held-out records, or on others, and says what is being measured."""
 
+    section: ModelSection
     data: Data
     watch: Stopwatch
     reporter: Reporter
@@ -29,7 +32,7 @@ class Evaluator:
     ) -> Metrics:
         """Returns the measures; ``title`` is for people who wait."""
         self.reporter.note(f"evaluating: {title}")
-        with self.watch.stage("evaluate"):
+        with self.watch.stage("evaluate"), compiled_as_asked(self.section, held):
             return evaluate(held.model, held.tokenizer, records or self.data.test, reporter=self.reporter)
 
 

@@ -34,6 +34,9 @@ class ModelSection(Section):
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="of the frozen weights")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU, or several if it must")
+    compile: bool = Field(
+        False, description="torch.compile of the layers in stage 1, full fine-tuning and evaluation: for long runs"
+    )
 
 
 class ImportanceSection(Section):

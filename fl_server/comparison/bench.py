@@ -15,7 +15,7 @@ from fl_server.comparison.inputs import ResultInputs
 from fl_server.comparison.points import Point, emulator_key
 from fl_server.comparison.store import Origin, ResultStore
 from fl_server.comparison.tuning import tune_in_rounds
-from fl_server.compress import Workbench, asset_or_path, needs_importance
+from fl_server.compress import Workbench, asset_or_path, compiled_as_asked, needs_importance
 from fl_server.data import Data, read_data
 from fl_server.feasibility import reads_public_text
 from fl_server.model_privacy import Target, attack_emulator
@@ -68,11 +68,11 @@ class Bench:
         emulator = emulator_facts["digest"]
         self._digests[emulator_key(run)] = emulator
         measured = {
-            "zero_shot": found("zero-shot", inputs.zero_shot(run), lambda: self._zero_shot(data())),
+            "zero_shot": found("zero-shot", inputs.zero_shot(run), lambda: self._zero_shot(run, data())),
             "emulator_zero_shot": found(
                 "emulator-zero-shot",
                 inputs.emulator_zero_shot(run, emulator),
-                lambda: _figures(self._measure(self._emulator_of(run), data().test)),
+                lambda: _figures(self._measure(run, self._emulator_of(run), data().test)),
             ),
         }
         if run.evaluation.full_fine_tuning:
@@ -99,8 +99,8 @@ class Bench:
             **({} if run.privacy.mechanism == "none" else {"budgets": [planned_budget(run, data().partitions)]}),
         }
 
-    def _zero_shot(self, data: Data) -> Result:
-        return _figures(self._measure(self._full, data.test))
+    def _zero_shot(self, run: RunFile, data: Data) -> Result:
+        return _figures(self._measure(run, self._full, data.test))
 
     def _describe(self, run: RunFile) -> Result:
         """Builds the emulator, timed; what was learnt for several of them counts as it was when it was learnt."""
@@ -129,7 +129,7 @@ class Bench:
         rounds, candidates = [], []
         try:
             for one in tune_in_rounds(emulator, spec, run, data.partitions, self._reporter):
-                validation = self._measure(emulator, data.validation).loss if data.validation else None
+                validation = self._measure(run, emulator, data.validation).loss if data.validation else None
                 rounds.append({"round": one.number, "train_loss": one.train_loss, "validation_loss": validation})
                 candidates.append((one.adapter, validation))
         except RoundFailedError as error:
@@ -137,9 +137,9 @@ class Bench:
         number, adapter = best_round(candidates)
         seconds = time.monotonic() - started
         with plugged_in(emulator.model, emulator.layout, spec, adapter):
-            emulator_tuned = self._measure(emulator, data.test)
+            emulator_tuned = self._measure(run, emulator, data.test)
         with plugged_in(self._full.model, self._full.layout, spec, adapter):
-            plug_in = self._measure(self._full, data.test)
+            plug_in = self._measure(run, self._full, data.test)
         results = {"emulator_tuned": _figures(emulator_tuned), "plug_in": _figures(plug_in)}
         return {"results": results, "rounds": rounds, "chosen_round": number, "seconds": seconds}
 
@@ -149,10 +149,11 @@ class Bench:
 
     def _reference(self, run: RunFile, data: Data) -> Result:
         with full_fine_tuned(run, self._full, data, self._reporter) as tuned:
-            return _figures(self._measure(tuned, data.test))
+            return _figures(self._measure(run, tuned, data.test))
 
-    def _measure(self, held: LanguageModel | Emulator, records: Sequence[Record]) -> Metrics:
-        return evaluate(held.model, held.tokenizer, records, reporter=self._reporter)
+    def _measure(self, run: RunFile, held: LanguageModel | Emulator, records: Sequence[Record]) -> Metrics:
+        with compiled_as_asked(run.model, held):
+            return evaluate(held.model, held.tokenizer, records, reporter=self._reporter)
 
     def _emulator_of(self, run: RunFile) -> Emulator:
         key = emulator_key(run)

@@ -68,7 +68,14 @@ class ResultInputs:
         }
 
     def _model(self, run: RunFile) -> Inputs:
-        return {"model": self.model, "tokenizer": self.tokenizer, "dtype": run.model.dtype, "device": self.device}
+        compiled = {"compile": True} if run.model.compile else {}
+        return {
+            **compiled,
+            "model": self.model,
+            "tokenizer": self.tokenizer,
+            "dtype": run.model.dtype,
+            "device": self.device,
+        }
 
     def _tuning(self, run: RunFile) -> Inputs:
         few_shot = {"examples_per_class": run.data.examples_per_class} if run.data.examples_per_class else {}

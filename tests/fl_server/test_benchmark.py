@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from fl_server.benchmark import example_lengths, run_benchmark
+from fl_server.benchmark import chosen_cases, example_lengths, run_benchmark
 from fl_server.benchmark_cases import CASES, Setting, load_benchmarked_model
 from fl_server.benchmark_measure import StepCost, Workload, measure
 from fl_server.benchmark_table import print_costs
@@ -20,7 +21,7 @@ from scaleot_core.compression.emulator import write_emulator
 from scaleot_core.config import RunFile, with_settings
 from scaleot_core.errors import InputError
 from scaleot_core.progress import SilentReporter
-from tests.support.tiny_models import save_tiny_model, tiny_language_model
+from tests.support.tiny_models import save_tiny_model, tiny_language_model, tiny_model
 
 CPU = torch.device("cpu")
 TOKENS, HIDDEN, INNER, KEYS, VOCABULARY, LAYERS = 10, 16, 24, 8, 320, 6
@@ -87,7 +88,9 @@ def test_the_peak_is_that_of_the_best_matrix_product() -> None:
 
 def test_what_is_reported_follows_from_what_was_measured() -> None:
     a = torch.ones(256, 256)
-    cost = measure(Workload(lambda: a @ a, tokens_per_step=7, trained_parameters=3, device=CPU, dtype=a.dtype), 5)
+    workload = Workload(lambda: a @ a, tokens_per_step=7, trained_parameters=3, model=tiny_model("llama"))
+    cost = measure(workload, 5)
+    assert cost.compile_seconds == 0
     assert cost.flops_per_step == 2 * 256**3
     assert cost.tokens_per_second == pytest.approx(7 / cost.seconds_per_step)
     speed = cost.flops_per_step / cost.seconds_per_step
@@ -179,6 +182,13 @@ def test_another_length_of_examples_is_refused(text: str) -> None:
         example_lengths(text)
 
 
+def test_cases_are_chosen_by_name_and_an_unknown_one_is_refused() -> None:
+    assert chosen_cases([]) == tuple(CASES)
+    assert chosen_cases(["plug-in evaluation", "stage 1"]) == ("stage 1", "plug-in evaluation")
+    with pytest.raises(InputError, match="--case stage 2: expected one of: stage 1; "):
+        chosen_cases(["stage 1", "stage 2"])
+
+
 def test_examples_of_a_range_have_evenly_spread_lengths_in_no_order(tmp_path: Path) -> None:
     setting = replace(tiny_setting(tmp_path, **{"federation.batch_size": 10}), example_tokens=(3, 12))
     workload = CASES["client step, full model"](setting, ExitStack())
@@ -195,6 +205,36 @@ def test_every_case_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     costs = run_benchmark(bare, steps=2, example_tokens=(9, 11), has_random_weights=True, reporter=SilentReporter())
     assert list(costs) == list(CASES)
     assert all(cost.share_of_peak > 0 for cost in costs.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler")
+def test_every_case_that_can_be_is_measured_compiled_beside_itself(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "model")
+    cases = ("stage 1", "client step, dp-sgd", "client step, full model")
+    costs = run_benchmark(
+        run,
+        steps=2,
+        example_tokens=(9, 11),
+        has_random_weights=True,
+        cases=cases,
+        compiles=True,
+        reporter=SilentReporter(),
+    )
+    assert list(costs) == [
+        "stage 1",
+        "stage 1, compiled",
+        "client step, dp-sgd",
+        "client step, full model",
+        "client step, full model, compiled",
+    ]
+    for case in ("stage 1", "client step, full model"):
+        plain, compiled = costs[case], costs[f"{case}, compiled"]
+        assert (plain.flops_per_step, plain.trained_parameters) == (
+            compiled.flops_per_step,
+            compiled.trained_parameters,
+        )
+        assert plain.compile_seconds == 0 < compiled.compile_seconds
 
 
 @pytest.mark.gpu

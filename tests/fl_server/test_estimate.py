@@ -2,9 +2,11 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from fl_server.compress import Workbench, importance_cache, load_full_model
 from scaleot_core.config import to_toml
@@ -31,7 +33,7 @@ def test_a_run_finds_what_was_estimated_and_of_another_type_learns_its_own(
         run = tiny_run(task, f"model.dtype={dtype}")
         full = load_full_model(run.model, SilentReporter())
         scores = Workbench(full, run, SilentReporter()).importance().scores
-        assert (importance_cache(full) / place.name).is_dir()
+        assert (importance_cache(full, run.model) / place.name).is_dir()
         return scores
 
     in_bfloat16 = importance("bfloat16")
@@ -40,6 +42,24 @@ def test_a_run_finds_what_was_estimated_and_of_another_type_learns_its_own(
         in_float32 = importance("float32")
     assert in_bfloat16 != in_float32
     assert len(list((tmp_path / "cache" / "importance").glob(f"*/{place.name}"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler")
+def test_a_compiled_estimate_is_the_plain_one_up_to_rounding_and_kept_apart(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALEOT_CACHE", str(tmp_path / "cache"))
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    scores = {}
+    for compiles in ("false", "true"):
+        run = tiny_run(task, "model.dtype=float32", f"model.compile={compiles}")
+        full = load_full_model(run.model, SilentReporter())
+        scores[compiles] = Workbench(full, run, SilentReporter()).importance().scores
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
+    assert scores["true"] == pytest.approx(scores["false"], abs=1e-3)
+    folders = sorted(path.name for path in (tmp_path / "cache" / "importance").iterdir())
+    assert folders == ["cpu-float32", "cpu-float32-compiled"]
 
 
 def test_another_folder_gets_the_report_if_it_is_asked_to(
