@@ -13,7 +13,8 @@ _COLUMNS = ("s / step", "tokens / s", "share of peak", "peak MiB", "training MiB
 def print_costs(costs: Mapping[str, StepCost], console: Console) -> None:
     """Prints one row for each case, and below what the share is of."""
     table = Table("case")
-    for column in _COLUMNS:
+    compiled = any(cost.compile_seconds for cost in costs.values())
+    for column in (*_COLUMNS, "compile s") if compiled else _COLUMNS:
         table.add_column(column, justify="right")
     for case, cost in costs.items():
         table.add_row(
@@ -25,6 +26,7 @@ def print_costs(costs: Mapping[str, StepCost], console: Console) -> None:
             f"{cost.training_memory_mebibytes:.0f}",
             f"{cost.trained_parameters:,}",
             f"{cost.sent_bytes:,}",
+            *([f"{cost.compile_seconds:.0f}"] if compiled else []),
         )
     console.print(table)
     best = max((cost.peak_flops_per_second for cost in costs.values()), default=0.0)

@@ -176,6 +176,18 @@ def test_a_plot_is_drawn_from_the_results_beside_it(plot: Path) -> None:
     assert places[0] == [pytest.approx(place, abs=0.5) for place in places[1]]
 
 
+def test_the_gains_of_compiled_layers_in_the_page_are_those_of_the_benchmark_beside_it() -> None:
+    [section] = [part for part in PAGE.split("\n## ") if part.startswith("What compiled layers gain on a CPU")]
+    found = json.loads((DIRECTORY / "steps" / "smollm2-135m-cpu.json").read_text(encoding="utf-8"))
+    shown = {CASES[name]: tuple(cell for _, cell in cells) for (_, name), *cells in table_rows(section)}
+    assert {name for case in shown for name in (case, f"{case}, compiled")} == found.keys()
+    for case, (plain, compiled, gain, seconds) in shown.items():
+        speeds = [found[name]["tokens_per_second"] for name in (case, f"{case}, compiled")]
+        assert [plain, compiled] == [f"{float(format(speed, '.2e')):,.0f}" for speed in speeds]
+        assert gain == f"{100 * (speeds[1] / speeds[0] - 1):.0f} %"
+        assert seconds.removesuffix(" ¹") == f"{found[f'{case}, compiled']['compile_seconds']:.0f}"
+
+
 PEAK_FLOPS_PER_SECOND = 790e12
 """What the page takes for the GPU's peak, in place of each case's own measurement of it."""
 

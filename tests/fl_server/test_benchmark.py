@@ -168,6 +168,11 @@ def test_the_table_has_a_row_for_each_case_and_says_what_the_share_is_of() -> No
     print_costs({"stage 1": cost}, Console(file=out, width=120))
     for text in ("stage 1", "128", "50%", "900", "12,345", "67,890", "peak: 1 GFLOP/s"):
         assert text in out.getvalue()
+    assert "compile s" not in out.getvalue()
+    print_costs(
+        {"stage 1": cost, "stage 1, compiled": replace(cost, compile_seconds=41.6)}, Console(file=out, width=140)
+    )
+    assert "compile s" in out.getvalue() and "42" in out.getvalue()
     assert json.loads(json.dumps(asdict(cost))).keys() == {field.name for field in fields(StepCost)}
 
 
