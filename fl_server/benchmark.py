@@ -3,6 +3,7 @@
 Each case runs in a process of its own, so that its peak memory is its own. All text is random tokens.
 """
 
+import itertools
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from fl_server.benchmark_cases import CASES, COMPILED, Setting, load_benchmarked_model
+from fl_server.benchmark_cases import CASES, COMPILABLE, COMPILED, Setting, load_benchmarked_model
 from fl_server.benchmark_measure import StepCost
 from fl_server.compress import Workbench, importance_settings
 from scaleot_core.compression.controls import random_scores
@@ -34,14 +35,12 @@ def run_benchmark(
     example_tokens: tuple[int, int],
     has_random_weights: bool,
     cases: Sequence[str] = tuple(CASES),
-    compiles: bool = False,
     reporter: Reporter,
 ) -> dict[str, StepCost]:
-    """Measures ``cases`` over ``steps`` steps, at the run file's model, emulator and batch sizes.
+    """Measures ``cases``, as ``chosen_cases`` gives them, at the run file's model, emulator and batch sizes.
 
-    With ``compiles`` those of ``COMPILED`` are measured once more, ``", compiled"`` after their name.
-
-    Private examples have from the first to the second number of ``example_tokens``, lengths evenly spread.
+    Each over ``steps`` steps. Private examples have from the first to the second number of ``example_tokens``, lengths
+    evenly spread.
 
     With ``has_random_weights`` the model is made from its configuration alone, and the builder's public text and layer
     importance are random too: the speed is that of a real model of this shape, and nothing else is.
@@ -50,7 +49,7 @@ def run_benchmark(
         InputError: the run file's model, or the public text that the builder reads, cannot be used, or layers are to be
             compiled and cannot be.
     """
-    if compiles:
+    if any(case.endswith(COMPILED) for case in cases):
         check_compiler(chosen_devices(run.model.device, torch.cuda.device_count())[0])
     full = load_benchmarked_model(run, has_random_weights=has_random_weights, reporter=reporter)
     workbench = _invented_workbench(full, run, reporter) if has_random_weights else Workbench(full, run, reporter)
@@ -61,24 +60,28 @@ def run_benchmark(
         del full, workbench, emulator
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # the cases are measured in processes of their own
-        costs = {}
-        for case in cases:
-            costs[case] = _measure_apart(case, setting, reporter)
-            if compiles and case in COMPILED:
-                costs[f"{case}, compiled"] = _measure_apart(case, setting, reporter, is_compiled=True)
-        return costs
+        return {case: _measure_apart(case, setting, reporter) for case in cases}
 
 
-def chosen_cases(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the cases of these names, or without a name all.
+def chosen_cases(names: Sequence[str], *, with_compiled: bool) -> tuple[str, ...]:
+    """Returns the cases of these names, or without a name all; if asked to, each that can be compiled so after itself.
 
     Raises:
-        InputError: a name is none of ``CASES``.
+        InputError: a name is none of ``CASES``, or none can be compiled.
     """
     unknown = [name for name in names if name not in CASES]
     if unknown:
         raise InputError(f"--case {unknown[0]}: expected one of: {'; '.join(CASES)}")
-    return tuple(case for case in CASES if case in names or not names)
+    chosen = tuple(case for case in CASES if case in names or not names)
+    if not with_compiled:
+        return chosen
+    if not COMPILABLE.intersection(chosen):
+        raise InputError(f"--compile: none of the cases asked for can be compiled; {'; '.join(sorted(COMPILABLE))} can")
+    return tuple(itertools.chain.from_iterable(_with_compiled(case) for case in chosen))
+
+
+def _with_compiled(case: str) -> tuple[str, ...]:
+    return (case, case + COMPILED) if case in COMPILABLE else (case,)
 
 
 def example_lengths(text: str) -> tuple[int, int]:
@@ -107,10 +110,9 @@ def _invented_workbench(full: LanguageModel, run: RunFile, reporter: Reporter) -
     return Workbench(full, run, reporter, blocks=blocks, importance=importance)
 
 
-def _measure_apart(case: str, setting: Setting, reporter: Reporter, *, is_compiled: bool = False) -> StepCost:
-    options = ["compiled"] if is_compiled else []
-    reporter.note(f"measuring: {', '.join([case, *options])}")
-    command = [sys.executable, "-m", "fl_server.benchmark_cases", case, *options]
+def _measure_apart(case: str, setting: Setting, reporter: Reporter) -> StepCost:
+    reporter.note(f"measuring: {case}")
+    command = [sys.executable, "-m", "fl_server.benchmark_cases", case]
     finished = subprocess.run(  # noqa: S603 - our own module
         command, input=setting.to_text(), stdout=subprocess.PIPE, check=True, text=True
     )

@@ -229,14 +229,12 @@ CASES: dict[str, Callable[[Setting, ExitStack], Workload]] = {
 }
 """The table of cases. The full model carries the adapter in all its layers, as the reference does."""
 
-COMPILED = (
-    "stage 1",
-    "inference, emulator",
-    "client step, emulator",
-    "client step, full model",
-    "plug-in evaluation",
+COMPILABLE = frozenset(
+    {"stage 1", "inference, emulator", "client step, emulator", "client step, full model", "plug-in evaluation"}
 )
 """The cases whose layers can be compiled: a mechanism of privacy hooks into their parts."""
+COMPILED = ", compiled"
+"""Ends the name of a case whose layers are."""
 
 
 def _full_model(setting: Setting) -> LanguageModel:
@@ -270,10 +268,11 @@ def _num_tokens(examples: Sequence[EncodedExample]) -> int:
 
 
 def main() -> None:
-    """Measures the case that the command line names, compiled where it says so, in the setting on standard input."""
-    (case, *compiled), setting = sys.argv[1:], Setting.from_text(sys.stdin.read())
+    """Measures the case that the command line names, in the setting on standard input."""
+    case, setting = sys.argv[1], Setting.from_text(sys.stdin.read())
     with ExitStack() as stack:
-        cost = measure(CASES[case](setting, stack), setting.steps, is_compiled=bool(compiled))
+        workload = CASES[case.removesuffix(COMPILED)](setting, stack)
+        cost = measure(workload, setting.steps, is_compiled=case.endswith(COMPILED))
     sys.stdout.write(json.dumps(asdict(cost)))
 
 

@@ -16,7 +16,7 @@ from scaleot_core.models.layout import layout_for
 
 BYTES_PER_MEBIBYTE = 1 << 20
 _COMPILING_STEPS = 3
-"""Shapes that come for the second time may be compiled once more, for any shape."""
+"""The second shape that comes may be compiled once more, then for any."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class StepCost:
     peak_memory_mebibytes: float
     """Of the process, libraries and weights included; on a GPU, of its own memory alone."""
     training_memory_mebibytes: float
-    """How much the steps added to the process that had loaded the weights."""
+    """How much the steps added to the process that had loaded the weights; on a CPU the compiler's own memory, too."""
     trained_parameters: int
     sent_bytes: int
     """By one client in all rounds of the run file: its updates, without their statements. 0 where nothing is sent."""
@@ -67,6 +67,8 @@ def measure(workload: Workload, steps: int, *, is_compiled: bool = False) -> Ste
     with compiled_layers(model, layout_for(model.config)) if is_compiled else nullcontext():
         if is_compiled:
             compiling = [_seconds_of(workload) for _ in range(_COMPILING_STEPS)]
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
         seconds = [_seconds_of(workload) for _ in range(steps)]
     memory, median = _peak_mebibytes(device), statistics.median(seconds)
     peak = peak_flops_per_second(device, model.dtype)

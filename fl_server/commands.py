@@ -200,7 +200,7 @@ def benchmark(
         bool, typer.Option("--random-weights", help="Read of model.source its config.json alone: for speed only.")
     ] = False,
     case: Annotated[list[str], typer.Option("--case", help="Measure this case alone; can be given again.")] = [],  # noqa: B006 - typer copies it
-    compiles: Annotated[
+    with_compiled: Annotated[
         bool, typer.Option("--compile", help="Measure once more with layers compiled, those cases where it can be.")
     ] = False,
     as_json: JsonOption = False,
@@ -222,8 +222,7 @@ def benchmark(
         steps=steps,
         example_tokens=example_lengths(example_tokens),
         has_random_weights=random_weights,
-        cases=chosen_cases(case),
-        compiles=compiles,
+        cases=chosen_cases(case, with_compiled=with_compiled),
         reporter=reporter,
     )
     if as_json:

@@ -58,7 +58,7 @@ def load_full_model(section: ModelSection, reporter: Reporter) -> LanguageModel:
         AssetError: it is an embedded asset and could not be fetched.
     """
     device, *spare_devices = chosen_devices(section.device, torch.cuda.device_count())
-    if section.compile:
+    if section.compiled:
         check_compiler(device)
     directory = asset_or_path(section.source, reporter)
     return load_model(directory, dtype=DTYPES[section.dtype], device=device, spare_devices=spare_devices)
@@ -66,7 +66,7 @@ def load_full_model(section: ModelSection, reporter: Reporter) -> LanguageModel:
 
 def compiled_as_asked(section: ModelSection, held: LanguageModel | Emulator) -> AbstractContextManager[None]:
     """Returns the context in which the layers of the full model, or of its emulator, run as the run file has it."""
-    return compiled_layers(held.model, held.layout) if section.compile else nullcontext()
+    return compiled_layers(held.model, held.layout) if section.compiled else nullcontext()
 
 
 def needs_importance(section: EmulatorSection) -> bool:
@@ -221,7 +221,7 @@ def importance_cache(full: LanguageModel, section: ModelSection) -> Path:
     A shipped report serves every type; of one's own, a run's answer must not hang on which type came first.
     """
     kind = f"{full.model.device.type}-{full.model.dtype}".replace("torch.", "")
-    return cache_directory() / "importance" / (f"{kind}-compiled" if section.compile else kind)
+    return cache_directory() / "importance" / (f"{kind}-compiled" if section.compiled else kind)
 
 
 def timed_importance(full: LanguageModel, blocks: TokenBlocks, run: RunFile, reporter: Reporter) -> ImportanceReport:

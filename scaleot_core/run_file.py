@@ -34,8 +34,10 @@ class ModelSection(Section):
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="of the frozen weights")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU, or several if it must")
-    compile: bool = Field(
-        False, description="torch.compile of the layers in stage 1, full fine-tuning and evaluation: for long runs"
+    compiled: bool = Field(
+        False,
+        description="torch.compile of the layers, for long runs: while importance is learnt, in full fine-tuning, and "
+        "where zero-shot, emulator, plug-in and reference are evaluated",
     )
 
 

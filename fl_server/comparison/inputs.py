@@ -68,7 +68,7 @@ class ResultInputs:
         }
 
     def _model(self, run: RunFile) -> Inputs:
-        compiled = {"compile": True} if run.model.compile else {}
+        compiled = {"compiled": True} if run.model.compiled else {}
         return {
             **compiled,
             "model": self.model,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.exc import ShortenTraceback
 from transformers import Cache
 
 from scaleot_core.errors import ModelError
@@ -24,12 +24,14 @@ def compiled_layers(model: nn.Module, layout: DecoderLayout) -> Iterator[None]:
 
     Whatever stands at a layer's index counts as a layer. The first pass of every new kind compiles, for seconds to
     minutes; what was compiled is kept for as long as the process lives. Results change by no more than rounding. A
-    pass with a key-value cache runs as it is: there every layer would be compiled for itself.
+    pass with a key-value cache runs as it is: there every layer would be compiled for itself. So do the layers of a
+    model that is spread over several devices, between which accelerate's hooks carry tensors.
 
     Not for work that hooks into the parts of a layer: compiled code does not see a hook that came later. Hooks on the
     layer itself are seen.
     """
-    layers = [layout.layer(model, index) for index in range(layout.num_layers)]
+    standing = (layout.layer(model, index) for index in range(layout.num_layers))
+    layers = [layer for layer in standing if not hasattr(layer, "_hf_hook")]
     with torch._dynamo.config.patch(recompile_limit=_MOST_VARIANTS), replaced_forward(layers, _compiled):
         yield
 
@@ -42,11 +44,11 @@ def check_compiler(device: torch.device) -> None:
     """
     try:
         torch.compile(lambda numbers: numbers + 1)(torch.ones(2, device=device))
-    except BackendCompilerFailed as error:
-        reason = str(error).partition("\n")[0]
+    except ShortenTraceback as error:  # what compilers of any device raise
+        reason, needed = str(error).partition("\n")[0], "Triton" if device.type == "cuda" else "a C++ compiler, as g++"
         raise ModelError(
-            f"layers cannot be compiled on this machine: {reason}. Install a C++ compiler, as g++, or do without: "
-            "model.compile = false, no --compile"
+            f"layers cannot be compiled on this machine: {reason}. Install {needed}, or do without: "
+            "model.compiled = false, no --compile"
         ) from error
 
 

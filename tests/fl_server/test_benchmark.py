@@ -188,10 +188,17 @@ def test_another_length_of_examples_is_refused(text: str) -> None:
 
 
 def test_cases_are_chosen_by_name_and_an_unknown_one_is_refused() -> None:
-    assert chosen_cases([]) == tuple(CASES)
-    assert chosen_cases(["plug-in evaluation", "stage 1"]) == ("stage 1", "plug-in evaluation")
+    assert chosen_cases([], with_compiled=False) == tuple(CASES)
+    assert chosen_cases(["plug-in evaluation", "stage 1"], with_compiled=False) == ("stage 1", "plug-in evaluation")
     with pytest.raises(InputError, match="--case stage 2: expected one of: stage 1; "):
-        chosen_cases(["stage 1", "stage 2"])
+        chosen_cases(["stage 1", "stage 2"], with_compiled=False)
+
+
+def test_whatever_can_be_compiled_is_measured_so_after_itself_and_something_must_be() -> None:
+    names = ["client step, dp-sgd", "stage 1"]
+    assert chosen_cases(names, with_compiled=True) == ("stage 1", "stage 1, compiled", "client step, dp-sgd")
+    with pytest.raises(InputError, match="--compile: none of the cases asked for can be compiled; client step, emu"):
+        chosen_cases(["client step, dp-sgd"], with_compiled=True)
 
 
 def test_examples_of_a_range_have_evenly_spread_lengths_in_no_order(tmp_path: Path) -> None:
@@ -216,23 +223,16 @@ def test_every_case_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler")
 def test_every_case_that_can_be_is_measured_compiled_beside_itself(tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "model")
-    cases = ("stage 1", "client step, dp-sgd", "client step, full model")
+    cases = ("stage 1", "stage 1, compiled", "client step, full model", "client step, full model, compiled")
     costs = run_benchmark(
         run,
         steps=2,
         example_tokens=(9, 11),
         has_random_weights=True,
         cases=cases,
-        compiles=True,
         reporter=SilentReporter(),
     )
-    assert list(costs) == [
-        "stage 1",
-        "stage 1, compiled",
-        "client step, dp-sgd",
-        "client step, full model",
-        "client step, full model, compiled",
-    ]
+    assert tuple(costs) == cases
     for case in ("stage 1", "client step, full model"):
         plain, compiled = costs[case], costs[f"{case}, compiled"]
         assert (plain.flops_per_step, plain.trained_parameters) == (

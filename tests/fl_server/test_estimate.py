@@ -52,10 +52,10 @@ def test_a_compiled_estimate_is_the_plain_one_up_to_rounding_and_kept_apart(
     monkeypatch.setenv("SCALEOT_CACHE", str(tmp_path / "cache"))
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     scores = {}
-    for compiles in ("false", "true"):
-        run = tiny_run(task, "model.dtype=float32", f"model.compile={compiles}")
+    for compiled in ("false", "true"):
+        run = tiny_run(task, "model.dtype=float32", f"model.compiled={compiled}")
         full = load_full_model(run.model, SilentReporter())
-        scores[compiles] = Workbench(full, run, SilentReporter()).importance().scores
+        scores[compiled] = Workbench(full, run, SilentReporter()).importance().scores
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
     assert scores["true"] == pytest.approx(scores["false"], abs=1e-3)
     folders = sorted(path.name for path in (tmp_path / "cache" / "importance").iterdir())

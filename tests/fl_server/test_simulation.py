@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,3 +231,23 @@ def test_plugging_in_leaves_the_full_model_as_it_was(finished: tuple[Path, dict[
     with plugged_in(full.model, full.layout, spec, state) as tuned:
         assert not torch.allclose(tuned(ids).logits, before)
     assert torch.equal(full.model(ids).logits, before)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler")
+def test_a_compiled_run_is_the_plain_one_up_to_rounding(material: Path, tmp_path: Path) -> None:
+    """A minute: importance, full fine-tuning and the evaluation of five models, without the checks of shapes."""
+    (tmp_path / "run.toml").write_text(to_toml(tiny_run(material, "model.dtype=float32")))
+    results = []
+    for compiled in ("false", "true"):
+        directory, kernels = tmp_path / compiled, tmp_path / f"kernels-{compiled}"
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(kernels)}
+        command = [sys.executable, "-c", "from scaleot_core.cli import main; main()", "simulate", tmp_path / "run.toml"]
+        settings = ["--out", directory, "--set", f"model.compiled={compiled}"]
+        subprocess.run([*command, *settings], env=environment, check=True, capture_output=True)
+        assert any(kernels.rglob("*.so")) == (compiled == "true")
+        results.append(json.loads((directory / "report.json").read_text())["results"])
+    plain, alike = results
+    assert plain.keys() == alike.keys()
+    for what, figures in plain.items():
+        assert alike[what]["loss"] == pytest.approx(figures["loss"], rel=1e-3), what

@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._inductor.exc import TritonMissing
 
 from scaleot_core.adapters.adapter import attach_adapter
 from scaleot_core.adapters.spec import AdapterKind, AdapterSpec
 from scaleot_core.compression.closed_form import fit_harmonizers
-from scaleot_core.models.compilation import compiled_layers
+from scaleot_core.errors import ModelError
+from scaleot_core.models.compilation import check_compiler, compiled_layers
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.models.recomputation import recomputed_activations
 from scaleot_core.progress import SilentReporter
+from tests.support.spread_models import spread_model, two_devices
 from tests.support.tiny_models import save_tiny_model, tiny_language_model
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler")
@@ -65,6 +68,9 @@ def test_the_model_reads_alike_and_is_as_it_was_afterwards() -> None:
         assert num_graphs() - before == 1  # layers of one shape share what was compiled
         torch.testing.assert_close(logits(full, use_cache=True), plain, rtol=1e-4, atol=1e-5)
         assert num_graphs() - before == 1  # with a cache nothing is compiled
+    with compiled_layers(full.model, full.layout):
+        torch.testing.assert_close(logits(full), plain, rtol=1e-4, atol=1e-5)
+        assert num_graphs() - before == 1  # what was compiled before is found again
         again = fit_harmonizers(full, IDS, 4, batch_size=2, reporter=SilentReporter())  # by hooks on the layers
         torch.testing.assert_close(again, moments, rtol=1e-3, atol=1e-4)
         attached = attach_adapter(full.model, full.layout, SPEC)
@@ -80,7 +86,7 @@ def test_a_machine_without_a_compiler_is_told_so_before_any_work(tmp_path: Path)
     command = [sys.executable, "-c", "from scaleot_core.cli import main; main()", "estimate"]
     settings = [
         "--set",
-        "model.compile=true",
+        "model.compiled=true",
         "--set",
         "model.device=cpu",
         "--set",
@@ -89,7 +95,24 @@ def test_a_machine_without_a_compiler_is_told_so_before_any_work(tmp_path: Path)
     finished = subprocess.run([*command, *settings], env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 2
     assert "error: layers cannot be compiled on this machine: " in finished.stderr
-    assert "Install a C++ compiler, as g++, or do without: model.compile = false" in finished.stderr
+    assert "Install a C++ compiler, as g++, or do without: model.compiled = false" in finished.stderr
+
+
+def test_a_gpu_s_missing_compiler_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_nothing(_: object) -> object:
+        raise TritonMissing(None)
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    with pytest.raises(ModelError, match=r"cannot be compiled on this machine: .*Install Triton, or do without"):
+        check_compiler(torch.device("cuda"))
+
+
+def test_layers_on_two_devices_run_as_they_are() -> None:
+    full, before = spread_model(), num_graphs()
+    with two_devices(), compiled_layers(full.model, full.layout), torch.inference_mode():
+        out = full.model(input_ids=IDS, use_cache=False).logits
+    assert out.device.type == "cpu" and out.shape[:2] == IDS.shape
+    assert num_graphs() == before
 
 
 @pytest.mark.slow

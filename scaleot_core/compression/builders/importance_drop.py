@@ -1,6 +1,7 @@
 """ScaleOT without harmonizers: the least important layers are dropped, nothing stands in their place.
 
-Source: ScaleOT (Yao et al., AAAI 2025), its own ablation. Differs from the paper: nothing that it states.
+Source: ScaleOT (Yao et al., AAAI 2025), its own ablation: ``scaleot``'s first two steps, with nothing in the place of
+what the second takes out. [open] Which layers carry the adapter. Differs from the paper: nothing that it states.
 """
 
 from scaleot_core.compression.builders.request import EmulatorRequest, PublicKnowledge, layer_ranking

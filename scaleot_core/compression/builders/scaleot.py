@@ -1,6 +1,10 @@
 """ScaleOT: harmonizers in place of the least important layers, less attention rank in the others.
 
-Source: ScaleOT (Yao, Tan, Ye, Li, Zhao, Liu, Wang, Zhu, AAAI 2025, arXiv 2412.09812), stage 2.
+Source: ScaleOT (Yao, Tan, Ye, Li, Zhao, Liu, Wang, Zhu, AAAI 2025, arXiv 2412.09812), stage 2, in its order:
+
+1. N_a layers carry the adapter and stay as they are.
+2. Of the others the share alpha with the lowest importance is replaced by the harmonizers that stage 1 learnt.
+3. Of the rest the attention's linear maps lose the share beta of their rank (Selective Rank Compression).
 
 [open] Which layers carry the adapter (``adapter_rule``) and how rank is removed (``rank_criterion``): the paper says
 the most important, and truncated singular values. Differs from the paper: a control's scores can choose the layers

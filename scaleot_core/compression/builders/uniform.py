@@ -1,6 +1,7 @@
 """Plain offsite-tuning without distillation: layers dropped at a uniform stride, no harmonizers, full rank.
 
-Source: Xiao, Lin, Han (2023, arXiv 2302.04870), LayerDrop.
+Source: Xiao, Lin, Han (2023, arXiv 2302.04870), LayerDrop: the adapter's layers stay, and of those between them some
+are kept at a uniform stride, the first and the last among them. [open] Nothing.
 
 Differs from the paper: there the adapter is the first two and the last two layers (the adapter rule ``ends``);
 another place for it allows a fair comparison with the other builders.

@@ -34,7 +34,7 @@ BY_SECTION = {
 BY_SETTING: dict[str, set[str]] = {
     "seed": {REFERENCE, TUNED, ATTACKS},
     "model.dtype": EVERYTHING,
-    "model.compile": EVERYTHING,
+    "model.compiled": EVERYTHING,
     "model.source": set(),  # the model's and the tokenizer's digests stand for it
     "model.device": set(),  # where the model came to stand counts
     "importance.gradient_checkpointing": set(),
