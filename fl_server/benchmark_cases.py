@@ -83,7 +83,7 @@ def _stage_1(setting: Setting, _: ExitStack) -> Workload:
     blocks = _random_tokens(full, section.batch_size, section.block_tokens)
 
     def step() -> float:
-        with swappable:
+        with swappable:  # between steps every layer stands in its place, where it is found to be compiled
             return train_step(swappable, replaced, blocks, optimizer, settings.hidden_state_weight)
 
     return Workload(

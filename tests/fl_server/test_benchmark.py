@@ -1,6 +1,5 @@
 import io
 import json
-import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from scaleot_core.compression.emulator import write_emulator
 from scaleot_core.config import RunFile, with_settings
 from scaleot_core.errors import InputError
 from scaleot_core.progress import SilentReporter
+from tests.support.compilers import needs_compiler
 from tests.support.tiny_models import save_tiny_model, tiny_language_model, tiny_model
 
 CPU = torch.device("cpu")
@@ -220,7 +220,7 @@ def test_every_case_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler")
+@needs_compiler
 def test_every_case_that_can_be_is_measured_compiled_beside_itself(tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "model")
     cases = ("stage 1", "stage 1, compiled", "client step, full model", "client step, full model, compiled")

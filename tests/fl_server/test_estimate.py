@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from fl_server.compress import Workbench, importance_cache, load_full_model
 from scaleot_core.config import to_toml
 from scaleot_core.progress import LogReporter, SilentReporter
+from tests.support.compilers import needs_compiler
 from tests.support.tiny_task import tiny_run, write_task
 from tests.support.verbs import scaleot
 
@@ -45,7 +45,7 @@ def test_a_run_finds_what_was_estimated_and_of_another_type_learns_its_own(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler")
+@needs_compiler
 def test_a_compiled_estimate_is_the_plain_one_up_to_rounding_and_kept_apart(
     task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

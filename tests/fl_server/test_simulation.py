@@ -1,7 +1,6 @@
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from scaleot_core.config import read_run_file, to_toml
 from scaleot_core.errors import DataError, InputError, OutputError
 from scaleot_core.models.loading import load_model
 from scaleot_core.progress import LogReporter, SilentReporter
+from tests.support.compilers import needs_compiler
 from tests.support.tiny_task import QUESTION, tiny_run, write_task
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -234,7 +234,7 @@ def test_plugging_in_leaves_the_full_model_as_it_was(finished: tuple[Path, dict[
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler")
+@needs_compiler
 def test_a_compiled_run_is_the_plain_one_up_to_rounding(material: Path, tmp_path: Path) -> None:
     """A minute: importance, full fine-tuning and the evaluation of five models, without the checks of shapes."""
     (tmp_path / "run.toml").write_text(to_toml(tiny_run(material, "model.dtype=float32")))

@@ -1,7 +1,6 @@
-"""Compiled layers compute what the layers compute. Needs a C++ compiler, as ``torch.compile`` does on a CPU."""
+"""Compiled layers compute what the layers compute, and whoever cannot compile is told."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,10 +19,9 @@ from scaleot_core.models.compilation import check_compiler, compiled_layers
 from scaleot_core.models.loading import LanguageModel
 from scaleot_core.models.recomputation import recomputed_activations
 from scaleot_core.progress import SilentReporter
+from tests.support.compilers import needs_compiler
 from tests.support.spread_models import spread_model, two_devices
 from tests.support.tiny_models import save_tiny_model, tiny_language_model
-
-pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler")
 
 IDS = torch.arange(24).view(2, 12)
 SPEC = AdapterSpec(AdapterKind.LORA, (1, 4), 2, seed=0)
@@ -59,6 +57,7 @@ def losses_and_gradients(full: LanguageModel) -> dict[str, Tensor]:
         attached.detach()
 
 
+@needs_compiler
 def test_the_model_reads_alike_and_is_as_it_was_afterwards() -> None:
     full = tiny_language_model("llama")
     plain, before = logits(full), num_graphs()
@@ -116,6 +115,7 @@ def test_layers_on_two_devices_run_as_they_are() -> None:
 
 
 @pytest.mark.slow
+@needs_compiler
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
 def test_loss_and_gradients_are_those_of_the_layers_as_they_are(family: str) -> None:
     full = tiny_language_model(family)
