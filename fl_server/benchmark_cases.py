@@ -77,7 +77,7 @@ def _stage_1(setting: Setting, _: ExitStack) -> Workload:
     settings = importance_settings(section)
     swappable = SwappableLayers(full, settings, gradient_checkpointing=section.gradient_checkpointing)
     parameters = list(swappable.harmonizers.parameters())
-    optimizer = torch.optim.AdamW(parameters, settings.harmonizer_learning_rate, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(parameters, settings.harmonizer_learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
     policy = generator_for(settings.seed, "policy")
     replaced = sample_replaced(torch.zeros(full.layout.num_layers), settings.group_size, settings.regroup, policy)
     blocks = _random_tokens(full, section.batch_size, section.block_tokens)

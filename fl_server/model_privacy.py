@@ -1,9 +1,11 @@
-"""What a run says about model privacy: the owner's record of what left, and the attacks that the run file asks for."""
+"""What a run says about model privacy: the owner's record of what left, and attacks on its emulator."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from fl_server.compress import disclosure_basis, public_blocks
 from fl_server.data import Data
@@ -18,12 +20,21 @@ from scaleot_core.model_privacy.parameter_counts import count_parameters
 from scaleot_core.model_privacy.recovery import Yardstick
 from scaleot_core.model_privacy.strong_emulator import PrivateTuning, StrongEmulator, tune_whole_emulator
 from scaleot_core.models.loading import LanguageModel
+from scaleot_core.models.memory import free_bytes
+from scaleot_core.out_of_memory import is_out_of_memory
 from scaleot_core.progress import Reporter
-from scaleot_core.report import ReportedAttacks, ReportedDisclosure, ReportedModelPrivacy
+from scaleot_core.report import NotMeasured, ReportedAttacks, ReportedDisclosure, ReportedModelPrivacy
 from scaleot_core.run_file import RunFile
 from scaleot_core.seeds import derive_seed
 from scaleot_core.training.local import LocalTraining
 from scaleot_core.training.readable import readable_examples
+
+_Found = TypeVar("_Found")
+
+_TUNED_BYTES = 16
+"""A parameter of a copy that is tuned: itself, its gradient and AdamW's two moments, in float32."""
+_HEALED_BYTES = 12
+"""Of the healed copy while another is tuned: it has no gradients then."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +91,59 @@ def measure_model_privacy(
 
 
 def attack_emulator(run: RunFile, target: Target, data: Data, reporter: Reporter) -> ReportedAttacks:
-    """Measures, on held-out records, the floors and the attacks that the run file asks for.
+    """Measures, on held-out records, the floors and the attacks that the run file does not switch off.
 
-    The attacks see the text of all data owners together, which is more than any one of them has.
+    The attacks see the text of all data owners together, which is more than any one of them has. One that memory does
+    not suffice for is left out with a note, so that the run is not lost with it.
 
     Raises:
         InputError: the text cannot be used.
     """
     reporter.note("measuring model privacy")
-    seed = _seed(run)
+    seed, section = _seed(run), run.model_privacy
     floors = measure_floors(target.full, data.test, seed=seed, reporter=reporter)
     yardstick = Yardstick(data.test, target.zero_shot, floors)
     tuning = _private_tuning(run, target, data)
-    healing = _heal(run, target, yardstick, tuning, reporter)
-    strong: StrongEmulator | None = None
-    if healing and healing[0].steps == 0:
-        strong = healing[0].tuned  # the same attack on the same copy
-    elif tuning:
-        strong = tune_whole_emulator(target.emulator, tuning, data.test, seed=seed, reporter=reporter)
+
+    def heal() -> tuple[HealingPoint, ...]:
+        return _heal(run, target, yardstick, tuning, reporter)
+
+    def tune() -> StrongEmulator | NotMeasured:
+        if tuning is None:
+            return NotMeasured("there is no private text at hand")
+        return tune_whole_emulator(target.emulator, tuning, data.test, seed=seed, reporter=reporter)
+
+    healing: tuple[HealingPoint, ...] | NotMeasured | None = None
+    if section.healing_steps:
+        needed = _HEALED_BYTES + _TUNED_BYTES if tuning else _TUNED_BYTES
+        healing = _in_memory(heal, "healing", needed, target.emulator, reporter)
+    strong: StrongEmulator | NotMeasured | None = None
+    if section.strong_emulator_steps:
+        if isinstance(healing, tuple) and healing[0].steps == 0 and healing[0].tuned:
+            strong = healing[0].tuned  # the same attack on the same copy
+        else:
+            strong = _in_memory(tune, "the strong emulator", _TUNED_BYTES, target.emulator, reporter)
     return ReportedAttacks(floors, strong, healing)
+
+
+def _in_memory(
+    attack: Callable[[], _Found], name: str, bytes_per_parameter: int, emulator: Emulator, reporter: Reporter
+) -> _Found | NotMeasured:
+    """Returns what the attack finds, or that memory does not suffice for it, by its weights or as it turns out."""
+    needed = bytes_per_parameter * sum(parameter.numel() for parameter in emulator.model.parameters())
+    free = free_bytes(emulator.model.device)
+    try:
+        if needed <= free:
+            return attack()
+        missing = NotMeasured(
+            f"it needs {needed / 1e9:.1f} GB of memory for weights alone, {free / 1e9:.1f} GB are free"
+        )
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        missing = NotMeasured("memory ran out")
+    reporter.note(f"warning: {name} is not measured: {missing.reason}")
+    return missing
 
 
 def _seed(run: RunFile) -> int:
@@ -107,7 +152,7 @@ def _seed(run: RunFile) -> int:
 
 def _private_tuning(run: RunFile, target: Target, data: Data) -> PrivateTuning | None:
     section, federation = run.model_privacy, run.federation
-    if not section.strong_emulator_steps:
+    if not section.strong_emulator_steps or not data.pooled:
         return None
     examples = readable_examples(target.emulator, data.pooled, max_tokens=federation.max_tokens)
     training = LocalTraining(
@@ -121,10 +166,8 @@ def _private_tuning(run: RunFile, target: Target, data: Data) -> PrivateTuning |
 
 def _heal(
     run: RunFile, target: Target, yardstick: Yardstick, private: PrivateTuning | None, reporter: Reporter
-) -> tuple[HealingPoint, ...] | None:
+) -> tuple[HealingPoint, ...]:
     section = run.model_privacy
-    if not section.healing_steps:
-        return None
     settings = HealingSettings(
         tuple(section.healing_steps),
         run.importance.batch_size,

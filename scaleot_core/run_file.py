@@ -289,6 +289,7 @@ class CompareSection(Section):
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description='by name: "section.key" to its value; none: the run file as it is'
     )
+    attacks: bool = Field(default=False, description="attacks every point's emulator, too, as [model_privacy] says")
 
     @field_validator("builders", "seeds", mode="after")
     @classmethod
@@ -337,15 +338,15 @@ def _check_key(key: str) -> None:
 
 
 class ModelPrivacySection(Section):
-    """Attacks on the emulator, which a run makes only if asked to, and the owner's record of what has left."""
+    """Attacks on the emulator, and the owner's record of what has left."""
 
     strong_emulator_steps: int = Field(
-        0, ge=0, description="of tuning all of the emulator on the clients' pooled text; 0: not measured"
+        120, ge=0, description="of tuning all of the emulator on the clients' pooled text; 0: not measured"
     )
     strong_emulator_learning_rate: float = Field(1e-4, gt=0, description="of AdamW; batches as federation.batch_size")
     healing_steps: list[int] = Field(
-        default_factory=list,
-        description="as [0, 50, 200]: steps of tuning it on importance.text; []: not measured",
+        default_factory=lambda: [0, 20],
+        description="steps of tuning it on importance.text, ascending; []: not measured",
     )
     healing_learning_rate: float = Field(1e-4, gt=0, description="of AdamW; batches as importance.batch_size")
     disclosure_record: str = Field(

@@ -11,6 +11,7 @@ from scaleot_core.run_file import CompareSection, RunFile
 
 ONE_MODEL = "model: a comparison is of one model; give each model a run file of its own"
 NO_CANARY = "canary.text: a comparison tries its adapters on no canary; leave it out"
+NO_ATTACKS = "{key}: a comparison attacks its emulators only with compare.attacks = true"
 DATA_ALONE = "data"
 """The name of the one task where ``[compare.tasks]`` is empty."""
 
@@ -44,6 +45,9 @@ def expand(run: RunFile) -> tuple[Point, ...]:
     compare = run.compare
     points: list[Point] = []
     faults = [NO_CANARY] if run.canary.text else []
+    if not compare.attacks:
+        varied = {key: None for settings in (compare.vary, *compare.variants.values()) for key in settings}
+        faults += [NO_ATTACKS.format(key=key) for key in varied if key.startswith("model_privacy.")]
     for labels, settings in _combinations(compare):
         for seed in compare.seeds:
             try:
@@ -85,4 +89,8 @@ def _combinations(compare: CompareSection) -> list[tuple[tuple[tuple[str, Any], 
 
 
 def _without_comparison(run: RunFile) -> RunFile:
-    return run.model_copy(update={"compare": CompareSection()})
+    alone = run.model_copy(update={"compare": CompareSection()})
+    if run.compare.attacks:
+        return alone
+    no_attacks = {"strong_emulator_steps": 0, "healing_steps": []}
+    return alone.model_copy(update={"model_privacy": run.model_privacy.model_copy(update=no_attacks)})

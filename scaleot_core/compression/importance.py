@@ -141,7 +141,7 @@ def estimate_importance(
     if settings.harmonizer_start == "closed_form":
         swappable.start_from_closed_form(train_blocks, settings, reporter)
     parameters = swappable.harmonizers.parameters()
-    optimizer = torch.optim.AdamW(parameters, settings.harmonizer_learning_rate, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(parameters, settings.harmonizer_learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     losses: list[float] = []
     history: list[ScoreUpdate] = []

@@ -14,13 +14,14 @@ from scaleot_core.report.document import (
     Results,
     StageSeconds,
 )
-from scaleot_core.report.model_privacy import ReportedAttacks, ReportedDisclosure, ReportedModelPrivacy
+from scaleot_core.report.model_privacy import NotMeasured, ReportedAttacks, ReportedDisclosure, ReportedModelPrivacy
 from scaleot_core.report.page import PAGE_FILE, REPORT_FILE, write_report
 from scaleot_core.report.table import print_table
 
 __all__ = [
     "PAGE_FILE",
     "REPORT_FILE",
+    "NotMeasured",
     "Report",
     "ReportedAttacks",
     "ReportedBundle",

@@ -62,15 +62,22 @@ class ReportedDisclosure:
 
 
 @dataclass(frozen=True)
+class NotMeasured:
+    """Stands for an attack that the run file has and that could not be run."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class ReportedAttacks:
-    """What attacks on an emulator reached, and the floors under them; an attack that was not run is none."""
+    """What attacks on an emulator reached, and the floors under them; an attack that was switched off is none."""
 
     floors: Floors
-    strong_emulator: StrongEmulator | None
-    healing: tuple[HealingPoint, ...] | None
+    strong_emulator: StrongEmulator | NotMeasured | None
+    healing: tuple[HealingPoint, ...] | NotMeasured | None
 
     def to_json(self, plug_in: Metrics | None = None) -> dict[str, Any]:
-        """Returns plain JSON values, null for what was not measured.
+        """Returns plain JSON values, null for what was not measured, with the reason if it could not be.
 
         Where there is a plug-in to compare with, a tuned attack has its gap to it and what it has ``recovered`` of it.
         """
@@ -80,8 +87,13 @@ class ReportedAttacks:
                 "majority": None if majority is None else asdict(majority),
                 "random_initialisation": self.floors.random_initialisation.to_json(),
             },
-            "strong_emulator": None if strong is None else self._tuned_to_json(strong, plug_in),
-            "healing": None if healing is None else [self._point_to_json(point, plug_in) for point in healing],
+            "strong_emulator": self._tuned_to_json(strong, plug_in) if isinstance(strong, StrongEmulator) else None,
+            "healing": [self._point_to_json(one, plug_in) for one in healing] if isinstance(healing, tuple) else None,
+            "not_measured": {
+                name: attack.reason
+                for name, attack in (("strong_emulator", strong), ("healing", healing))
+                if isinstance(attack, NotMeasured)
+            },
         }
 
     def _tuned_to_json(self, tuned: StrongEmulator, plug_in: Metrics | None) -> dict[str, Any]:

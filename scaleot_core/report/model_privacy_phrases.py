@@ -4,7 +4,7 @@ from scaleot_core.evaluation import Metrics
 from scaleot_core.model_privacy.disclosure import DisclosureLevel
 from scaleot_core.model_privacy.strong_emulator import StrongEmulator
 from scaleot_core.report.document import Report
-from scaleot_core.report.model_privacy import gap_between
+from scaleot_core.report.model_privacy import NotMeasured, gap_between
 from scaleot_core.report.phrases import MEASURES, counted, headline_share, percent, points
 
 _LEVELS = {
@@ -33,14 +33,18 @@ def strong_emulator_line(report: Report) -> str:
     strong = report.model_privacy.attacks.strong_emulator
     if strong is None:
         return "not measured: set model_privacy.strong_emulator_steps"
+    if isinstance(strong, NotMeasured):
+        return f"not measured: {strong.reason}"
     return f"all of the emulator tuned on the clients' pooled text, {_tuned(report, strong)}"
 
 
 def healing_line(report: Report) -> str:
     """Says what public text gives back of the full model at the largest budget, or how to measure it."""
     healing = report.model_privacy.attacks.healing
-    if not healing:
+    if healing is None:
         return "not measured: set model_privacy.healing_steps"
+    if isinstance(healing, NotMeasured):
+        return f"not measured: {healing.reason}"
     last = healing[-1]
     names = [headline_share(last.zero_shot) or "accuracy", "loss"]
     shares = [(getattr(last.recovered, name), MEASURES[name].name) for name in names]

@@ -133,16 +133,16 @@ def _model_privacy(report: Report) -> str:
     )
     warning = disclosure_warning(report)
     shown = f'<div class="limits"><p>Warning: {escape(warning)}.</p></div>' if warning else ""
-    attacks = report.model_privacy.attacks
-    if not attacks.healing:
+    attacks, healing = report.model_privacy.attacks, report.model_privacy.attacks.healing
+    if not isinstance(healing, tuple):
         return shown + figures
     caption = (
         "What tuning the emulator on public text gives back: 0 is the floor (of the accuracy the higher one, of "
         "F1 and loss that of random weights), 1 the full model zero-shot."
     )
-    if any(point.tuned for point in attacks.healing):
+    if any(point.tuned for point in healing):
         caption += " Dashed: then tuned on the private text; there 1 is the plug-in."
-    return shown + figures + html_plot(healing_plot(attacks.healing, attacks.floors, report.results.plug_in), caption)
+    return shown + figures + html_plot(healing_plot(healing, attacks.floors, report.results.plug_in), caption)
 
 
 def _rounds(report: Report) -> str:

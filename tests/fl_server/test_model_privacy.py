@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fl_server.compress import Workbench, disclosure_basis, load_full_model
-from fl_server.data import read_data
+from fl_server.data import Data, read_data, read_own_data
 from fl_server.model_privacy import Target, disclosure_record, measure_model_privacy, record_of_home, warn_of_disclosure
 from fl_server.simulation import simulate
 from scaleot_core.compression.plan import LayerRole
@@ -14,8 +14,8 @@ from scaleot_core.evaluation import evaluate
 from scaleot_core.model_privacy.disclosure import Revealed
 from scaleot_core.model_privacy.disclosure_record import read_disclosure, record_path
 from scaleot_core.model_privacy.floors import MajorityFloor
-from scaleot_core.progress import LogReporter, SilentReporter
-from scaleot_core.report import ReportedModelPrivacy
+from scaleot_core.progress import LogReporter, Reporter, SilentReporter
+from scaleot_core.report import NotMeasured, ReportedModelPrivacy
 from scaleot_core.run_file import RunFile
 from tests.support.tiny_task import tiny_run, write_task
 
@@ -40,16 +40,24 @@ def run_file(material: Path, *overrides: str) -> RunFile:
     return tiny_run(material, *small, *overrides)
 
 
-def measured(run: RunFile, digest: str = "01" * 32) -> ReportedModelPrivacy:
-    """Measures the emulator of a run file without the rounds."""
-    full, data = load_full_model(run.model, SILENT), read_data(run, SILENT)
+def measured(
+    run: RunFile, digest: str = "01" * 32, *, data: Data | None = None, reporter: Reporter = SILENT
+) -> ReportedModelPrivacy:
+    """Measures the emulator of a run file without the rounds, on its own data if no other is given."""
+    full, data = load_full_model(run.model, SILENT), data or read_data(run, SILENT)
     emulator = Workbench(full, run, SILENT).build(run.emulator)
     zero_shot = evaluate(full.model, full.tokenizer, data.test, reporter=SILENT)
     target = Target(full, emulator, zero_shot)
-    return measure_model_privacy(run, target, data, SILENT, digest=digest, record=disclosure_record(run))
+    return measure_model_privacy(run, target, data, reporter, digest=digest, record=disclosure_record(run))
 
 
-def test_by_default_floors_are_measured_attacks_are_not_and_no_record_is_kept(material: Path) -> None:
+def test_by_default_a_report_has_the_attacks_at_a_client_s_own_budget() -> None:
+    run = RunFile()
+    assert run.model_privacy.strong_emulator_steps == run.federation.rounds * run.federation.local_steps
+    assert run.model_privacy.healing_steps[0] == 0 < run.model_privacy.healing_steps[-1]
+
+
+def test_without_attacks_floors_are_measured_and_no_record_is_kept(material: Path) -> None:
     privacy = measured(run_file(material))
     assert privacy.attacks.floors.majority == MajorityFloor(label=0, accuracy=7 / 13, examples=13)
     assert privacy.attacks.floors.random_initialisation.examples == 13
@@ -90,6 +98,51 @@ def test_the_strong_emulator_is_the_same_with_and_without_healing(material: Path
     later = measured(run_file(material, steps, "model_privacy.healing_steps=[1]")).attacks
     assert alone.strong_emulator == beside.strong_emulator == later.strong_emulator is not None
     assert alone.healing is None
+
+
+def test_without_private_text_an_owner_s_report_heals_and_says_what_it_could_not_tune(material: Path) -> None:
+    run = run_file(material, "model_privacy.strong_emulator_steps=3", "model_privacy.healing_steps=[0, 1]")
+    attacks = measured(run, data=read_own_data(run, SILENT)).attacks
+    assert attacks.strong_emulator == NotMeasured("there is no private text at hand")
+    assert isinstance(attacks.healing, tuple)
+    assert [(point.steps, point.tuned) for point in attacks.healing] == [(0, None), (1, None)]
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_parameter", "left_out"),
+    [(15, {"strong_emulator", "healing"}), (16, {"healing"}), (27, {"healing"}), (28, set())],
+)
+def test_an_attack_that_memory_is_too_small_for_is_left_out_with_both_numbers(
+    material: Path, monkeypatch: pytest.MonkeyPatch, bytes_per_parameter: int, left_out: set[str]
+) -> None:
+    run = run_file(material, "model_privacy.strong_emulator_steps=1", "model_privacy.healing_steps=[0, 1]")
+    full = load_full_model(run.model, SILENT)
+    emulator = Workbench(full, run, SILENT).build(run.emulator)
+    parameters = sum(parameter.numel() for parameter in emulator.model.parameters())
+    monkeypatch.setattr("fl_server.model_privacy.free_bytes", lambda _: bytes_per_parameter * parameters)
+    stream = io.StringIO()
+    attacks = measured(run, reporter=LogReporter(stream)).attacks.to_json()
+    assert attacks["not_measured"].keys() == left_out == {name for name in attacks if attacks[name] is None}
+    assert all("GB of memory for weights alone, 0.0 GB are free" in why for why in attacks["not_measured"].values())
+    assert stream.getvalue().count("warning: ") == len(left_out)
+
+
+def test_an_attack_that_runs_out_of_memory_is_left_out_and_another_fault_is_not_hidden(
+    material: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_file(material, "model_privacy.strong_emulator_steps=1")
+
+    def fails(message: str) -> None:
+        def attack(*_: object, **__: object) -> None:
+            raise RuntimeError(message)
+
+        monkeypatch.setattr("fl_server.model_privacy.tune_whole_emulator", attack)
+
+    fails("CUDA out of memory. Tried to allocate 20.00 MiB")
+    assert measured(run).attacks.strong_emulator == NotMeasured("memory ran out")
+    fails("shapes do not match")
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        measured(run)
 
 
 def test_emulators_of_one_model_add_up_and_one_that_reveals_more_is_warned_of(material: Path, tmp_path: Path) -> None:

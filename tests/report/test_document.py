@@ -37,7 +37,7 @@ def test_the_document_has_exactly_the_keys_that_tools_rely_on() -> None:
     assert keys["bundle"] == ["bytes", "digest", "recipients"]
     assert keys["privacy"] == [*("mechanism", "epsilon_spent", "delta", "unit", "neighbouring", "sampling", "clients")]
     assert keys["model_privacy"] == [
-        *("verbatim_share", "gap", "floors", "strong_emulator", "healing", "disclosure", "seconds")
+        *("verbatim_share", "gap", "floors", "strong_emulator", "healing", "not_measured", "disclosure", "seconds")
     ]
     assert keys["seconds"] == ["load", "importance", "build", "seal", "open", "train", "aggregate", "evaluate", "total"]
     assert list(document["emulator"]["layers"][0]) == ["index", "role", "rank"]

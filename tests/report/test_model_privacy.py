@@ -7,7 +7,7 @@ from scaleot_core.evaluation import Metrics
 from scaleot_core.model_privacy.floors import Floors
 from scaleot_core.model_privacy.healing import HealingPoint
 from scaleot_core.model_privacy.recovery import Recovery
-from scaleot_core.report import Report, ReportedAttacks, ReportedModelPrivacy
+from scaleot_core.report import NotMeasured, Report, ReportedAttacks, ReportedModelPrivacy
 from scaleot_core.report.model_privacy import Gap, gap_between
 from scaleot_core.report.page import page
 from scaleot_core.report.plots import healing_plot
@@ -92,6 +92,18 @@ def test_what_was_not_measured_says_so_and_names_the_setting_that_measures_it(sh
     assert "no record is kept: set model_privacy.disclosure_record" in text
     assert "most frequent answer 51.3 %, random weights 48.7 %, loss 10.812" in text
     assert "the plug-in is 7.4 points ahead and 0.124 in loss ahead of the tuned emulator" in text
+
+
+@pytest.mark.parametrize("show", [printed, page], ids=["table", "page"])
+def test_an_attack_that_could_not_be_run_says_why(show) -> None:  # type: ignore[no-untyped-def]
+    privacy = attacked().model_privacy
+    missing = ReportedAttacks(privacy.attacks.floors, NotMeasured("memory ran out"), NotMeasured("it needs 9 GB"))
+    report = replace(attacked(), model_privacy=replace(privacy, attacks=missing))
+    text = one_line(show(report))
+    assert "not measured: memory ran out" in text and "not measured: it needs 9 GB" in text
+    section = report.to_json()["model_privacy"]
+    assert section["strong_emulator"] is section["healing"] is None
+    assert section["not_measured"] == {"strong_emulator": "memory ran out", "healing": "it needs 9 GB"}
 
 
 @pytest.mark.parametrize("show", [printed, page], ids=["table", "page"])

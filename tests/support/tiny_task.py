@@ -47,5 +47,7 @@ def tiny_run(task: Path, *overrides: str, file: Path | None = None) -> RunFile:
         "federation.local_steps": 3,
         "federation.clients": 3,
         "evaluation.examples": 20,
+        "model_privacy.strong_emulator_steps": 0,
+        "model_privacy.healing_steps": [],
     }
     return read_run_file(file, [f"{key}={value}" for key, value in settings.items()] + list(overrides))

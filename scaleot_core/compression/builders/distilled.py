@@ -89,7 +89,7 @@ def distil_kept_layers(
         layer_outputs(emulator.model, emulator.layout, ends) as emulator_states,
         reporter.stage("distillation", steps=settings.steps) as stage,
     ):
-        optimizer = torch.optim.AdamW(kept, settings.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(kept, settings.learning_rate, weight_decay=0.0, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
         for number, batch in enumerate(batches):
             optimizer.zero_grad(set_to_none=True)

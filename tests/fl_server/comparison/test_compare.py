@@ -81,7 +81,7 @@ def without_plug_in(value: Any) -> Any:
 
 
 def test_a_point_is_what_the_whole_federation_gives(task: Path, tmp_path: Path) -> None:
-    attacked = ("model_privacy.strong_emulator_steps=2", "model_privacy.healing_steps=[0, 2]")
+    attacked = ("model_privacy.strong_emulator_steps=2", "model_privacy.healing_steps=[0, 2]", "compare.attacks=true")
     run = tiny_run(
         task, 'compare.builders=["scaleot"]', "compare.seeds=[6]", "seed=6", *attacked, "federation.clients_per_round=2"
     )
@@ -265,7 +265,10 @@ def test_public_text_that_the_last_point_alone_cannot_read_is_refused_before_any
 ) -> None:
     (task / "two-blocks.txt").write_text("a film. " * 8)
     (task / "empty.txt").write_text("")
-    cheap = ('compare.builders=["uniform"]', "compare.seeds=[0]", "evaluation.full_fine_tuning=false")
+    cheap = (
+        *('compare.builders=["uniform"]', "compare.seeds=[0]"),
+        *("compare.attacks=true", "evaluation.full_fine_tuning=false"),
+    )
     grid = f"compare.variants={{ first = {{}}, last = {{ {last} }} }}"
     with pytest.raises(InputError, match=fault):
         compare(tiny_run(task, *cheap, grid, text.format(task=task)), tmp_path / "out", SilentReporter())
@@ -361,7 +364,11 @@ def test_a_faulty_task_file_is_found_before_any_work(task: Path, tmp_path: Path)
 
 
 def test_every_emulator_has_attack_figures_of_its_own(task: Path, tmp_path: Path) -> None:
-    asked = ("model_privacy.strong_emulator_steps=2", 'compare.vary={"emulator.replaced_layer_share" = [0.25, 0.75]}')
+    asked = (
+        "compare.attacks=true",
+        "model_privacy.strong_emulator_steps=2",
+        'compare.vary={"emulator.replaced_layer_share" = [0.25, 0.75]}',
+    )
     first, second = compare(tiny_run(task, *ONE_STEP, *asked), tmp_path / "out", SilentReporter())
     assert num_results_in(tmp_path / "out", "attacks") == 2
     assert first["attacks"]["strong_emulator"]["metrics"] != second["attacks"]["strong_emulator"]["metrics"]

@@ -150,3 +150,16 @@ def test_a_path_that_varies_starts_at_the_run_file(tmp_path: Path, monkeypatch: 
     variant = points_of(tmp_path, '[compare]\nvariants = { a = { "data.train" = "mine.jsonl" } }')
     assert {point.run.data.train for point in varied} == {str(tmp_path / "mine.jsonl"), "sst2-train"}
     assert {point.run.data.train for point in variant} == {str(tmp_path / "mine.jsonl")}
+
+
+def test_a_comparison_attacks_its_emulators_only_if_it_says_so(tmp_path: Path) -> None:
+    attacks = "[model_privacy]\nhealing_steps = [0, 7]\n[compare]\nbuilders = ['uniform']\nseeds = [0]\n"
+    [plain], [attacked] = points_of(tmp_path, attacks), points_of(tmp_path, attacks + "attacks = true\n")
+    assert (plain.run.model_privacy.strong_emulator_steps, plain.run.model_privacy.healing_steps) == (0, [])
+    assert (attacked.run.model_privacy.strong_emulator_steps, attacked.run.model_privacy.healing_steps) == (120, [0, 7])
+    for varied in (
+        "vary.'model_privacy.healing_steps' = [[], [1]]",
+        "variants.a = { 'model_privacy.healing_steps' = [] }",
+    ):
+        with pytest.raises(RunFileError, match=r"model_privacy\.healing_steps: .* only with compare\.attacks = true"):
+            points_of(tmp_path, attacks + varied)
