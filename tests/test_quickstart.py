@@ -48,7 +48,15 @@ def test_at_least_four_clients_take_part_in_every_round(report: dict[str, Any]) 
 def test_the_simulation_wastes_no_time(report: dict[str, Any]) -> None:
     seconds = report["seconds"]
     work = seconds["importance"] + seconds["build"] + seconds["train"] + seconds["evaluate"]
+    work += report["model_privacy"]["seconds"]
     assert seconds["total"] <= 1.25 * work
+
+
+def test_the_attacks_are_measured_and_each_has_learnt_the_task(report: dict[str, Any]) -> None:
+    privacy, untuned = report["model_privacy"], report["results"]["emulator_zero_shot"]
+    assert privacy["strong_emulator"]["metrics"]["loss"] < untuned["loss"] / 2
+    assert [point["steps"] for point in privacy["healing"]] == [0, 20]
+    assert privacy["healing"][1]["tuned"]["metrics"]["loss"] < untuned["loss"] / 2
 
 
 def test_importance_comes_with_the_package(report: dict[str, Any]) -> None:

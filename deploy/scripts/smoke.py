@@ -35,6 +35,8 @@ SMALL = (
     "federation.local_steps=4",
     "evaluation.examples=40",
     "importance.steps=20",
+    "model_privacy.strong_emulator_steps=4",
+    "model_privacy.healing_steps=[0, 2]",
 )
 """What keeps a run with SmolLM2 to minutes on two cores."""
 

@@ -37,7 +37,7 @@ def test_below_the_table_stand_emulator_traffic_time_and_what_was_refused() -> N
     text = " ".join(printed(example_report()).split())
     assert "202.5 MB, 75.2 % of the full model; 68.8 % of the full model's parameters leave unchanged" in text
     assert "down 189.0 MB, up 741.0 kB in 3 rounds" in text
-    assert "importance 120.4" in text and "total 301.7" in text
+    assert "importance 120.4" in text and "evaluate 70.5, model privacy 9.1, total 301.7" in text
     assert "1 update refused: E_NORM" in text
     assert "mechanism none: no guarantee; updates can leak training text" in text
 
