@@ -11,6 +11,7 @@ from fl_server.compress import disclosure_basis, public_blocks
 from fl_server.data import Data
 from fl_server.sealed_versions import DISCLOSURE_DIRECTORY
 from scaleot_core.compression.emulator import Emulator
+from scaleot_core.errors import ModelError
 from scaleot_core.evaluation import Metrics
 from scaleot_core.model_privacy.disclosure import Revealed, disclosed_union, verbatim_share, what_would_be_new
 from scaleot_core.model_privacy.disclosure_record import DisclosedEmulator, read_disclosure, record_disclosure
@@ -35,6 +36,8 @@ _TUNED_BYTES = 16
 """A parameter of a copy that is tuned: itself, its gradient and AdamW's two moments, in float32."""
 _HEALED_BYTES = 12
 """Of the healed copy while another is tuned: it has no gradients then."""
+_WEIGHTS_SHARE = 0.7
+"""Of the free memory, what these may take: activations need some too, and a CPU's process is killed without a word."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +73,26 @@ def warn_of_disclosure(record: Path | None, full: LanguageModel, revealed: Revea
         reporter.note(f"warning: more of layers {', '.join(indices)} leaves than with the emulators before this one")
 
 
+def without_attacks(run: RunFile) -> RunFile:
+    """Returns the run file with its attacks switched off."""
+    off = {"strong_emulator_steps": 0, "healing_steps": []}
+    return run.model_copy(update={"model_privacy": run.model_privacy.model_copy(update=off)})
+
+
 def measure_model_privacy(
     run: RunFile, target: Target, data: Data, reporter: Reporter, *, digest: str, record: Path | None
 ) -> ReportedModelPrivacy:
     """Measures the attacks on held-out records, and records the emulator in the ``record`` of disclosure.
 
-    ``digest`` is that of the emulator's sealed bundle.
+    ``digest`` is that of the emulator's sealed bundle. An attack that memory does not suffice for is left out with a
+    note, so that the run is not lost with it.
 
     Raises:
         InputError: the record cannot be read, or the text cannot be used.
         OutputError: the record cannot be written.
     """
     started = time.monotonic()
-    attacks = attack_emulator(run, target, data, reporter)
+    attacks = attack_emulator(run, target, data, reporter, may_leave_out=True)
     left = DisclosedEmulator(
         digest, datetime.now(UTC).date(), Revealed(target.emulator.plan, disclosure_basis(run, reporter))
     )
@@ -90,14 +100,17 @@ def measure_model_privacy(
     return ReportedModelPrivacy(attacks, disclosure, time.monotonic() - started)
 
 
-def attack_emulator(run: RunFile, target: Target, data: Data, reporter: Reporter) -> ReportedAttacks:
+def attack_emulator(
+    run: RunFile, target: Target, data: Data, reporter: Reporter, *, may_leave_out: bool = False
+) -> ReportedAttacks:
     """Measures, on held-out records, the floors and the attacks that the run file does not switch off.
 
-    The attacks see the text of all data owners together, which is more than any one of them has. One that memory does
-    not suffice for is left out with a note, so that the run is not lost with it.
+    The attacks see the text of all data owners together, which is more than any one of them has. With ``may_leave_out``
+    one that memory does not suffice for is noted and left out.
 
     Raises:
         InputError: the text cannot be used.
+        ModelError: memory does not suffice for an attack, by its weights.
     """
     reporter.note("measuring model privacy")
     seed, section = _seed(run), run.model_privacy
@@ -105,45 +118,47 @@ def attack_emulator(run: RunFile, target: Target, data: Data, reporter: Reporter
     yardstick = Yardstick(data.test, target.zero_shot, floors)
     tuning = _private_tuning(run, target, data)
 
+    def affordable(attack: Callable[[], _Found], name: str, bytes_per_parameter: int) -> _Found | NotMeasured:
+        shortage = _memory_shortage(target.emulator, bytes_per_parameter)
+        if not shortage:
+            try:
+                return attack()
+            except (RuntimeError, MemoryError) as error:
+                if not (may_leave_out and is_out_of_memory(error)):
+                    raise
+                shortage = "memory ran out"
+        elif not may_leave_out:
+            raise ModelError(f"{name}: {shortage}: take a machine with more, or set compare.attacks = false")
+        reporter.note(f"warning: {name} is not measured: {shortage}")
+        return NotMeasured(shortage)
+
     def heal() -> tuple[HealingPoint, ...]:
         return _heal(run, target, yardstick, tuning, reporter)
 
-    def tune() -> StrongEmulator | NotMeasured:
-        if tuning is None:
-            return NotMeasured("there is no private text at hand")
-        return tune_whole_emulator(target.emulator, tuning, data.test, seed=seed, reporter=reporter)
-
     healing: tuple[HealingPoint, ...] | NotMeasured | None = None
     if section.healing_steps:
-        needed = _HEALED_BYTES + _TUNED_BYTES if tuning else _TUNED_BYTES
-        healing = _in_memory(heal, "healing", needed, target.emulator, reporter)
+        healing = affordable(heal, "healing", _HEALED_BYTES + _TUNED_BYTES if tuning else _TUNED_BYTES)
     strong: StrongEmulator | NotMeasured | None = None
-    if section.strong_emulator_steps:
-        if isinstance(healing, tuple) and healing[0].steps == 0 and healing[0].tuned:
-            strong = healing[0].tuned  # the same attack on the same copy
-        else:
-            strong = _in_memory(tune, "the strong emulator", _TUNED_BYTES, target.emulator, reporter)
+    if tuning:
+
+        def tune() -> StrongEmulator:
+            return tune_whole_emulator(target.emulator, tuning, data.test, seed=seed, reporter=reporter)
+
+        same = healing[0].tuned if isinstance(healing, tuple) and healing[0].steps == 0 else None
+        strong = same or affordable(tune, "the strong emulator", _TUNED_BYTES)
+    elif section.strong_emulator_steps:
+        strong = NotMeasured("there is no private text at hand")
     return ReportedAttacks(floors, strong, healing)
 
 
-def _in_memory(
-    attack: Callable[[], _Found], name: str, bytes_per_parameter: int, emulator: Emulator, reporter: Reporter
-) -> _Found | NotMeasured:
-    """Returns what the attack finds, or that memory does not suffice for it, by its weights or as it turns out."""
+def _memory_shortage(emulator: Emulator, bytes_per_parameter: int) -> str | None:
     needed = bytes_per_parameter * sum(parameter.numel() for parameter in emulator.model.parameters())
     free = free_bytes(emulator.model.device)
-    try:
-        if needed <= free:
-            return attack()
-        missing = NotMeasured(
-            f"it needs {needed / 1e9:.1f} GB of memory for weights alone, {free / 1e9:.1f} GB are free"
-        )
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        missing = NotMeasured("memory ran out")
-    reporter.note(f"warning: {name} is not measured: {missing.reason}")
-    return missing
+    if needed <= _WEIGHTS_SHARE * free:
+        return None
+    return (
+        f"it needs {needed / 1e9:.3g} GB of memory for weights and some for activations, {free / 1e9:.3g} GB are free"
+    )
 
 
 def _seed(run: RunFile) -> int:
@@ -157,7 +172,7 @@ def _private_tuning(run: RunFile, target: Target, data: Data) -> PrivateTuning |
     examples = readable_examples(target.emulator, data.pooled, max_tokens=federation.max_tokens)
     training = LocalTraining(
         section.strong_emulator_steps,
-        federation.batch_size,
+        min(federation.batch_size, run.evaluation.full_fine_tuning_batch_size),
         section.strong_emulator_learning_rate,
         gradient_checkpointing=federation.gradient_checkpointing,
     )

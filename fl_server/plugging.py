@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fl_server.compress import load_full_model
 from fl_server.data import read_own_data
-from fl_server.model_privacy import Target, measure_model_privacy, record_of_home
+from fl_server.model_privacy import Target, measure_model_privacy, record_of_home, without_attacks
 from fl_server.owner import read_round_adapter, read_rounds, read_settings
 from fl_server.owner_home import OwnerHome
 from fl_server.registry import Registry
@@ -32,10 +32,11 @@ from scaleot_core.progress import Reporter
 from scaleot_core.report import Report, Results, write_report
 
 
-def plug_in(home: Path, directory: Path, reporter: Reporter) -> Report:
+def plug_in(home: Path, directory: Path, reporter: Reporter, *, attacks: bool = True) -> Report:
     """Plugs what the home's run has reached into the full model, measures it, and writes it to ``directory``.
 
-    Writes ``report.json``, ``report.html`` and ``adapter/``, which PEFT loads.
+    Writes ``report.json``, ``report.html`` and ``adapter/``, which PEFT loads. The emulator is attacked as the sealed
+    run file says, or not at all.
 
     Raises:
         InputError: no round is done, or model, data or a file of the home cannot be used.
@@ -48,6 +49,8 @@ def plug_in(home: Path, directory: Path, reporter: Reporter) -> Report:
         raise InputError(f"{home / 'run'} has no round that is done yet: let scaleot serve run first")
     sealed = _sealed_of(home, settings.bundle_digest)
     run = read_run_file(sealed.directory / RUN_FILE, [])
+    if not attacks:
+        run = without_attacks(run)
     with watch.stage("load"):
         data = read_own_data(run, reporter)
         full = load_full_model(run.model, reporter)

@@ -38,6 +38,9 @@ def plug_in(
     home: HomeArgument,
     *,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the tuned adapter goes.")] = None,
+    no_attacks: Annotated[
+        bool, typer.Option("--no-attacks", help="Leave the emulator unattacked: less memory and time.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Plug what a federation has reached into the full model and measure it; default output: OWNER_HOME/tuned."""
@@ -51,7 +54,7 @@ def plug_in(
     with new_output(destination) as directory:
         from fl_server.plugging import plug_in as run_plug_in
 
-        report = run_plug_in(home, directory, terminal_or_log_reporter())
+        report = run_plug_in(home, directory, terminal_or_log_reporter(), attacks=not no_attacks)
     show_report(report, destination, as_json=as_json)
 
 

@@ -343,7 +343,9 @@ class ModelPrivacySection(Section):
     strong_emulator_steps: int = Field(
         120, ge=0, description="of tuning all of the emulator on the clients' pooled text; 0: not measured"
     )
-    strong_emulator_learning_rate: float = Field(1e-4, gt=0, description="of AdamW; batches as federation.batch_size")
+    strong_emulator_learning_rate: float = Field(
+        1e-4, gt=0, description="of AdamW; batches as federation's, at most evaluation.full_fine_tuning_batch_size"
+    )
     healing_steps: list[int] = Field(
         default_factory=lambda: [0, 20],
         description="steps of tuning it on importance.text, ascending; []: not measured",

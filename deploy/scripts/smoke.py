@@ -35,8 +35,6 @@ SMALL = (
     "federation.local_steps=4",
     "evaluation.examples=40",
     "importance.steps=20",
-    "model_privacy.strong_emulator_steps=4",
-    "model_privacy.healing_steps=[0, 2]",
 )
 """What keeps a run with SmolLM2 to minutes on two cores."""
 
@@ -110,9 +108,9 @@ class Smoke:
         rounds: list[dict[str, Any]] = json.loads((self.owner / "run/rounds.json").read_bytes())["rounds"]
         return rounds
 
-    def plug_in(self, name: str) -> Path:
+    def plug_in(self, name: str, *options: str) -> Path:
         """Plugs in and measures."""
-        self.scaleot("plug-in", self.owner, "--out", self.work / name)
+        self.scaleot("plug-in", self.owner, "--out", self.work / name, *options)
         return self.work / name
 
     def insist_on_privacy(self) -> None:
@@ -176,7 +174,9 @@ def _run(smoke: Smoke) -> int:
     rounds = smoke.federate()
     _tell_rounds(smoke, rounds)
     tuned = smoke.plug_in("tuned")
-    results = json.loads((tuned / "report.json").read_bytes())["results"]
+    report = json.loads((tuned / "report.json").read_bytes())
+    results, model_privacy = report["results"], report["model_privacy"]
+    unattacked = json.loads((smoke.plug_in("unattacked", "--no-attacks") / "report.json").read_bytes())
     smoke.say(f"plugged in: loss {results['zero_shot']['loss']:.4f} -> {results['plug_in']['loss']:.4f}")
     expected = json.loads((reference / "report.json").read_bytes())["results"]
     is_same = _digest(tuned / ADAPTER) == _digest(reference / ADAPTER) and results == expected
@@ -188,7 +188,9 @@ def _run(smoke: Smoke) -> int:
     is_private = all(0 < epsilon <= EPSILON for epsilon in spent)
     about = PrivacyScope.from_json(ledgers[0]).at_delta(ledgers[0]["terms"]["delta"])
     smoke.say(f"under dp-sgd each data owner spent epsilon {max(spent):.3f} of {EPSILON:g} {about}")
-    sys.stdout.write(json.dumps({"is_same": is_same, "rounds": rounds, "spent_epsilon": spent}) + "\n")
+    found = {"is_same": is_same, "rounds": rounds, "spent_epsilon": spent, "model_privacy": model_privacy}
+    found["unattacked"] = unattacked["model_privacy"]
+    sys.stdout.write(json.dumps(found) + "\n")
     return 0 if is_same and is_private else 1
 
 
@@ -206,6 +208,8 @@ def _run_file(work: Path, overrides: Sequence[str], *, is_tiny: bool) -> RunFile
         "adapter.kind=lora",
         "model.device=cpu",
         "evaluation.full_fine_tuning=false",
+        "model_privacy.strong_emulator_steps=4",
+        "model_privacy.healing_steps=[0, 2]",
         f"serve.fleet=127.0.0.1:{fleet}",
         f"serve.distribution=127.0.0.1:{distribution}",
         f"serve.superlink_port={superlink}",

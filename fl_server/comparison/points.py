@@ -5,13 +5,14 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from fl_server.model_privacy import without_attacks
 from scaleot_core.config import with_settings
 from scaleot_core.errors import RunFileError
 from scaleot_core.run_file import CompareSection, RunFile
 
 ONE_MODEL = "model: a comparison is of one model; give each model a run file of its own"
 NO_CANARY = "canary.text: a comparison tries its adapters on no canary; leave it out"
-NO_ATTACKS = "{key}: a comparison attacks its emulators only with compare.attacks = true"
+NO_ATTACKS = "{key}: a comparison attacks its emulators only with compare.attacks = true; false says that it need not"
 DATA_ALONE = "data"
 """The name of the one task where ``[compare.tasks]`` is empty."""
 
@@ -45,9 +46,7 @@ def expand(run: RunFile) -> tuple[Point, ...]:
     compare = run.compare
     points: list[Point] = []
     faults = [NO_CANARY] if run.canary.text else []
-    if not compare.attacks:
-        varied = {key: None for settings in (compare.vary, *compare.variants.values()) for key in settings}
-        faults += [NO_ATTACKS.format(key=key) for key in varied if key.startswith("model_privacy.")]
+    faults += [NO_ATTACKS.format(key=key) for key in _attacks_in_vain(run)]
     for labels, settings in _combinations(compare):
         for seed in compare.seeds:
             try:
@@ -88,9 +87,19 @@ def _combinations(compare: CompareSection) -> list[tuple[tuple[tuple[str, Any], 
     return list(combinations.values())
 
 
+def _attacks_in_vain(run: RunFile) -> list[str]:
+    """Returns the keys of attacks that the run file names and ``compare.attacks`` leaves out, said so or not."""
+    compare, section = run.compare, run.model_privacy
+    if compare.attacks:
+        return []
+    varied = {key: None for settings in (compare.vary, *compare.variants.values()) for key in settings}
+    named = [key for key in varied if key.startswith("model_privacy.")]
+    if "attacks" not in compare.model_fields_set:
+        asked = [name for name in ("strong_emulator_steps", "healing_steps") if getattr(section, name)]
+        named += [f"model_privacy.{name}" for name in asked if name in section.model_fields_set]
+    return named
+
+
 def _without_comparison(run: RunFile) -> RunFile:
     alone = run.model_copy(update={"compare": CompareSection()})
-    if run.compare.attacks:
-        return alone
-    no_attacks = {"strong_emulator_steps": 0, "healing_steps": []}
-    return alone.model_copy(update={"model_privacy": run.model_privacy.model_copy(update=no_attacks)})
+    return alone if run.compare.attacks else without_attacks(alone)

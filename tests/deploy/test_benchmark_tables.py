@@ -45,7 +45,14 @@ def test_results_are_of_the_run_file_beside_them(results: Path) -> None:
             values["privacy"] = {"mechanism": "none"}  # nothing else of the section has an effect
         if not asked["compare"]["attacks"]:
             values["model_privacy"] = {}  # has none, either
+    attacked = [point for point in json.loads(results.read_text(encoding="utf-8"))["points"] if is_attacked(point)]
+    assert asked["compare"]["attacks"] or not attacked
     assert list(differences(asked, found)) == []
+
+
+def is_attacked(point: dict[str, Any]) -> bool:
+    attacks = point.get("attacks") or {}
+    return bool(attacks.get("strong_emulator") or attacks.get("healing"))
 
 
 def differences(asked: Any, found: Any, path: str = "") -> Iterator[str]:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from scaleot_core.errors import ModelError
 from scaleot_core.models import memory
 from scaleot_core.models.loading import load_model
-from scaleot_core.models.memory import check_memory, free_in_control_group
+from scaleot_core.models.memory import check_memory, free_in_control_groups
 from tests.support.tiny_models import save_tiny_model
 
 CPU = torch.device("cpu")
@@ -111,7 +111,24 @@ def test_a_containers_limit_bounds_what_is_free(tmp_path: Path, files: dict[str,
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    assert free_in_control_group(tmp_path) == free_bytes
+    assert free_in_control_groups(tmp_path, []) == free_bytes
+
+
+@pytest.mark.parametrize(
+    ("of_slice", "of_service", "free_bytes"),
+    [("max", "900", 500), ("1000", "max", 600), ("1000", "900", 500), ("850", "900", 450), ("max", "max", None)],
+)
+def test_the_narrowest_limit_of_a_services_own_control_groups_bounds_what_is_free(
+    tmp_path: Path, of_slice: str, of_service: str, free_bytes: int | None
+) -> None:
+    """As on a host whose root group has no limit: systemd's ``MemoryMax`` stands in the service's own group."""
+    service = tmp_path / "system.slice" / "scaleot-plug-in.service"
+    service.mkdir(parents=True)
+    for group, bound in ((service.parent, of_slice), (service, of_service)):
+        (group / "memory.max").write_text(bound)
+        (group / "memory.current").write_text("400")
+        (group / "memory.stat").write_text("inactive_file 0")
+    assert free_in_control_groups(tmp_path, [Path("system.slice/scaleot-plug-in.service")]) == free_bytes
 
 
 @pytest.mark.parametrize("content", [b"", b"\x05\0\0\0\0\0\0\0[1,2]", b"\xff" * 30, b"\x02\0\0\0\0\0\0\0{}"[:9]])

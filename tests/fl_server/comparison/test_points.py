@@ -153,13 +153,14 @@ def test_a_path_that_varies_starts_at_the_run_file(tmp_path: Path, monkeypatch: 
 
 
 def test_a_comparison_attacks_its_emulators_only_if_it_says_so(tmp_path: Path) -> None:
-    attacks = "[model_privacy]\nhealing_steps = [0, 7]\n[compare]\nbuilders = ['uniform']\nseeds = [0]\n"
-    [plain], [attacked] = points_of(tmp_path, attacks), points_of(tmp_path, attacks + "attacks = true\n")
-    assert (plain.run.model_privacy.strong_emulator_steps, plain.run.model_privacy.healing_steps) == (0, [])
+    grid = "[compare]\nbuilders = ['uniform']\nseeds = [0]\n"
+    asked = "[model_privacy]\nhealing_steps = [0, 7]\n" + grid
+    [plain], [attacked] = points_of(tmp_path, grid), points_of(tmp_path, asked + "attacks = true\n")
+    [declined] = points_of(tmp_path, asked + "attacks = false\n")
+    for point in (plain, declined):
+        assert (point.run.model_privacy.strong_emulator_steps, point.run.model_privacy.healing_steps) == (0, [])
     assert (attacked.run.model_privacy.strong_emulator_steps, attacked.run.model_privacy.healing_steps) == (120, [0, 7])
-    for varied in (
-        "vary.'model_privacy.healing_steps' = [[], [1]]",
-        "variants.a = { 'model_privacy.healing_steps' = [] }",
-    ):
+    key = "'model_privacy.healing_steps'"
+    for in_vain in (asked, f"{grid}vary.{key} = [[], [1]]", f"{grid}variants.a = {{ {key} = [] }}"):
         with pytest.raises(RunFileError, match=r"model_privacy\.healing_steps: .* only with compare\.attacks = true"):
-            points_of(tmp_path, attacks + varied)
+            points_of(tmp_path, in_vain)
