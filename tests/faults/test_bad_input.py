@@ -34,6 +34,7 @@ def place(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         '[data]\ntrain = "train.jsonl"\ntest = "test.jsonl"\n'
         "[federation]\nclients = 2\nrounds = 1\nlocal_steps = 1\n"
         "[evaluation]\nexamples = 4\nfull_fine_tuning = false\n"
+        "[model_privacy]\nstrong_emulator_steps = 2\nhealing_steps = [0, 1]\n"
     )
     return tmp_path
 
