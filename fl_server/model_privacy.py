@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -132,18 +133,13 @@ def attack_emulator(
         reporter.note(f"warning: {name} is not measured: {shortage}")
         return NotMeasured(shortage)
 
-    def heal() -> tuple[HealingPoint, ...]:
-        return _heal(run, target, yardstick, tuning, reporter)
-
     healing: tuple[HealingPoint, ...] | NotMeasured | None = None
     if section.healing_steps:
+        heal = partial(_heal, run, target, yardstick, tuning, reporter)
         healing = affordable(heal, "healing", _HEALED_BYTES + _TUNED_BYTES if tuning else _TUNED_BYTES)
     strong: StrongEmulator | NotMeasured | None = None
     if tuning:
-
-        def tune() -> StrongEmulator:
-            return tune_whole_emulator(target.emulator, tuning, data.test, seed=seed, reporter=reporter)
-
+        tune = partial(tune_whole_emulator, target.emulator, tuning, data.test, seed=seed, reporter=reporter)
         same = healing[0].tuned if isinstance(healing, tuple) and healing[0].steps == 0 else None
         strong = same or affordable(tune, "the strong emulator", _TUNED_BYTES)
     elif section.strong_emulator_steps:
