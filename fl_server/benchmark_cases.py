@@ -17,7 +17,7 @@ from fl_server.reference import adapter_spec
 from scaleot_core.adapters.adapter import AttachedAdapter, attach_adapter
 from scaleot_core.adapters.plug_in import plugged_in
 from scaleot_core.compression.emulator import Emulator, read_emulator
-from scaleot_core.compression.importance import WEIGHT_DECAY, SwappableLayers, sample_replaced, train_step
+from scaleot_core.compression.importance import SwappableLayers, harmonizer_optimizer, sample_replaced, train_step
 from scaleot_core.config import with_settings
 from scaleot_core.federation.messages import MechanismName
 from scaleot_core.federation.validation import SCALARS, encode_tensors
@@ -76,8 +76,7 @@ def _stage_1(setting: Setting, _: ExitStack) -> Workload:
     full, section = _full_model(setting), setting.run.importance
     settings = importance_settings(section)
     swappable = SwappableLayers(full, settings, gradient_checkpointing=section.gradient_checkpointing)
-    parameters = list(swappable.harmonizers.parameters())
-    optimizer = torch.optim.AdamW(parameters, settings.harmonizer_learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = harmonizer_optimizer(swappable.harmonizers, settings)
     policy = generator_for(settings.seed, "policy")
     replaced = sample_replaced(torch.zeros(full.layout.num_layers), settings.group_size, settings.regroup, policy)
     blocks = _random_tokens(full, section.batch_size, section.block_tokens)
@@ -89,7 +88,7 @@ def _stage_1(setting: Setting, _: ExitStack) -> Workload:
     return Workload(
         step,
         tokens_per_step=blocks.numel(),
-        trained_parameters=sum(parameter.numel() for parameter in parameters),
+        trained_parameters=sum(parameter.numel() for parameter in swappable.harmonizers.parameters()),
         model=full.model,
     )
 

@@ -140,8 +140,7 @@ def estimate_importance(
     scores = torch.zeros(full.layout.num_layers)
     if settings.harmonizer_start == "closed_form":
         swappable.start_from_closed_form(train_blocks, settings, reporter)
-    parameters = swappable.harmonizers.parameters()
-    optimizer = torch.optim.AdamW(parameters, settings.harmonizer_learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = harmonizer_optimizer(swappable.harmonizers, settings)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     losses: list[float] = []
     history: list[ScoreUpdate] = []
@@ -272,6 +271,12 @@ def _fresh_harmonizers(layout: DecoderLayout, settings: ImportanceSettings) -> n
             )
             for index in range(layout.num_layers)
         )
+
+
+def harmonizer_optimizer(harmonizers: nn.ModuleList, settings: ImportanceSettings) -> torch.optim.AdamW:
+    """Returns the optimizer of all harmonizers; a step leaves those as they are that had no part in the loss."""
+    parameters, rate = harmonizers.parameters(), settings.harmonizer_learning_rate
+    return torch.optim.AdamW(parameters, rate, weight_decay=WEIGHT_DECAY, fused=True)
 
 
 def train_step(
